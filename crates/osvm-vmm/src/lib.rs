@@ -1,0 +1,27 @@
+//! What a hypervisor is to osvm.
+//!
+//! ```text
+//! Backend::boot(spec) ──▶ Machine ──connect(port)──▶ GuestStream
+//!                            │ drop, or Killer::kill from any thread
+//!                            ▼
+//!                         destroyed, nothing left behind
+//! ```
+//!
+//! # Invariants
+//!
+//! - Dropping a [`Machine`] destroys the guest and all it held, and waits until it is gone.
+//! - A guest can be killed from any thread at any time, even one stuck in a loop.
+//! - A VM process never outlives the osvm process that started it.
+//!
+//! # Not here
+//!
+//! - Hypervisors: one crate each, and none knows another.
+//! - Policy, CIDs, deadlines of a call, receipts: `osvm-runtime`.
+
+mod error;
+mod machine;
+mod stream;
+
+pub use error::{BootError, ConnectError, Death};
+pub use machine::{Backend, BadMemorySize, GuestImage, Killer, Machine, MachineSpec, MemoryMib, Usage};
+pub use stream::GuestStream;
