@@ -21,7 +21,7 @@ mod id;
 mod write;
 
 pub use id::Id;
-pub use write::{error, notification, request, result};
+pub use write::{begin_result, end_result, error, notification, request, result};
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;

@@ -29,10 +29,24 @@ pub fn notification(method: &str, params: Option<&RawValue>) -> Result<Vec<u8>, 
 
 /// A successful answer as a frame. `result` is JSON text.
 pub fn result(id: &Id<'_>, result: &str) -> Result<Vec<u8>, FrameError> {
-    let mut frame = start(result.len());
+    let mut frame = begin_result(id, result.len());
+    frame.push(result.as_bytes());
+    end_result(frame)
+}
+
+/// Opens a successful answer with room for `len` bytes of result.
+///
+/// The caller appends the result, one JSON value, and hands the frame to [`end_result`]: a long
+/// result is written once, where it is sent from.
+pub fn begin_result(id: &Id<'_>, len: usize) -> Builder {
+    let mut frame = start(len);
     member(&mut frame, b",\"id\":", id);
     frame.push(b",\"result\":");
-    frame.push(result.as_bytes());
+    frame
+}
+
+/// Closes what [`begin_result`] opened.
+pub fn end_result(mut frame: Builder) -> Result<Vec<u8>, FrameError> {
     frame.push(b"}");
     frame.finish()
 }

@@ -1,0 +1,164 @@
+//! Writes JSON where it is sent from.
+//!
+//! Without `std`, `serde_json` can only write into a buffer of its own, which would then be
+//! copied into the frame. Answers are written member by member instead, straight into the frame.
+//!
+//! # Invariants
+//!
+//! - Whatever the calls, the text is one well-formed JSON value: an object or array is closed when
+//!   its closure returns, and commas are this module's business.
+//! - Names of members are literals of this crate and need no escape. Strings are escaped.
+
+use osvm_protocol::frame::Builder;
+
+/// Writes the members of one object.
+pub(crate) struct Object<'a> {
+    out: &'a mut Builder,
+    first: bool,
+}
+
+/// Writes the elements of one array.
+pub(crate) struct Array<'a> {
+    out: &'a mut Builder,
+    first: bool,
+}
+
+/// Writes one object.
+pub(crate) fn object(out: &mut Builder, members: impl FnOnce(&mut Object<'_>)) {
+    out.push(b"{");
+    members(&mut Object { out, first: true });
+    out.push(b"}");
+}
+
+impl Object<'_> {
+    /// A string member.
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        string(self.out, value);
+    }
+
+    /// A whole number.
+    pub(crate) fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        number(self.out, value);
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn flag(&mut self, name: &str, value: bool) {
+        self.name(name);
+        self.out.push(if value { b"true" } else { b"false" });
+    }
+
+    /// `null`.
+    pub(crate) fn null(&mut self, name: &str) {
+        self.name(name);
+        self.out.push(b"null");
+    }
+
+    /// A nested object.
+    pub(crate) fn object(&mut self, name: &str, members: impl FnOnce(&mut Object<'_>)) {
+        self.name(name);
+        object(self.out, members);
+    }
+
+    /// A nested array.
+    pub(crate) fn array(&mut self, name: &str, elements: impl FnOnce(&mut Array<'_>)) {
+        self.name(name);
+        self.out.push(b"[");
+        elements(&mut Array { out: self.out, first: true });
+        self.out.push(b"]");
+    }
+
+    fn name(&mut self, name: &str) {
+        self.out.push(if self.first { b"\"" } else { b",\"" });
+        self.first = false;
+        self.out.push(name.as_bytes());
+        self.out.push(b"\":");
+    }
+}
+
+impl Array<'_> {
+    /// A string.
+    pub(crate) fn text(&mut self, value: &str) {
+        self.next();
+        string(self.out, value);
+    }
+
+    /// A whole number.
+    pub(crate) fn number(&mut self, value: u64) {
+        self.next();
+        number(self.out, value);
+    }
+
+    /// An object.
+    pub(crate) fn object(&mut self, members: impl FnOnce(&mut Object<'_>)) {
+        self.next();
+        object(self.out, members);
+    }
+
+    fn next(&mut self) {
+        if !self.first {
+            self.out.push(b",");
+        }
+        self.first = false;
+    }
+}
+
+fn number(out: &mut Builder, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut used = digits.len();
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' | (value % 10).to_le_bytes()[0];
+        value /= 10;
+        used = at;
+        if value == 0 {
+            break;
+        }
+    }
+    out.push(digits.get(used..).unwrap_or_default());
+}
+
+/// RFC 8259, section 7: quotation mark, reverse solidus and the control characters are escaped.
+fn string(out: &mut Builder, value: &str) {
+    out.push(b"\"");
+    let mut rest = value.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| must_escape(*byte)) {
+        let (plain, tail) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+        out.push(plain);
+        rest = match tail.split_first() {
+            Some((byte, tail)) => {
+                escape(out, *byte);
+                tail
+            }
+            None => &[],
+        };
+    }
+    out.push(rest);
+    out.push(b"\"");
+}
+
+fn must_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn escape(out: &mut Builder, byte: u8) {
+    match byte {
+        b'"' => out.push(b"\\\""),
+        b'\\' => out.push(b"\\\\"),
+        b'\n' => out.push(b"\\n"),
+        b'\r' => out.push(b"\\r"),
+        b'\t' => out.push(b"\\t"),
+        _ => {
+            out.push(if byte < 0x10 { b"\\u000" } else { b"\\u001" });
+            out.push(&[hex_digit(byte & 0xf)]);
+        }
+    }
+}
+
+/// The digit for a value below 16.
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + (nibble - 10) }
+}
+
+#[cfg(test)]
+mod tests;

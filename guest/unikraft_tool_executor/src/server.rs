@@ -1,0 +1,82 @@
+//! Serves one connection: every frame is one request, every request but a notification gets one
+//! answer, in order.
+
+use crate::context::Context;
+use crate::tool::{Arguments, Reply};
+use crate::tools::{self, Entry};
+use crate::wire::{End, Wire};
+use crate::{Facts, Stream};
+use alloc::format;
+use osvm_protocol::PROTOCOL_VERSION;
+use osvm_protocol::code::{ANSWER_TOO_LONG, INVALID_REQUEST};
+use osvm_protocol::message::{self, Message, Request, RpcError};
+use osvm_protocol::{frame, info};
+
+/// Serves frames until the host hangs up or breaks the framing.
+///
+/// # Errors
+///
+/// The platform's own, when it cannot read or write.
+pub fn serve<S: Stream>(stream: &mut S, facts: &Facts<'_>) -> Result<(), S::Error> {
+    let mut wire = Wire::new(stream);
+    loop {
+        let served = wire.receive().and_then(|payload| serve_one(&mut wire, facts, &payload));
+        match served {
+            Ok(()) => continue,
+            Err(End::Closed) => return Ok(()),
+            Err(End::Failed(error)) => return Err(error),
+        }
+    }
+}
+
+fn serve_one<S: Stream>(
+    wire: &mut Wire<'_, S>,
+    facts: &Facts<'_>,
+    payload: &[u8],
+) -> Result<(), End<S::Error>> {
+    let request = match message::parse(payload) {
+        Ok(Message::Request(request)) => request,
+        Ok(Message::Response(_)) => {
+            let error = RpcError::new(INVALID_REQUEST, "an answer came without a request");
+            return wire.refuse(None, &error);
+        }
+        Err(error) => {
+            return wire.refuse(None, &RpcError::new(error.code(), format!("{error}")));
+        }
+    };
+    // A notification asks for no answer, and no tool is worth running for nobody.
+    let Some(id) = &request.id else { return Ok(()) };
+    let mut reply = Reply::new(message::begin_result(id, payload.len()));
+    match answer(wire, facts, &request, &mut reply) {
+        Ok(()) => match message::end_result(reply.into_frame()) {
+            Ok(frame) => wire.send(&frame),
+            Err(frame::FrameError::TooLong { len }) => {
+                let message = format!("answer of {len} bytes is over the limit of a frame");
+                wire.refuse(Some(id), &RpcError::new(ANSWER_TOO_LONG, message))
+            }
+        },
+        Err(error) => wire.refuse(Some(id), &error),
+    }
+}
+
+fn answer<S: Stream>(
+    wire: &mut Wire<'_, S>,
+    facts: &Facts<'_>,
+    request: &Request<'_>,
+    reply: &mut Reply,
+) -> Result<(), RpcError> {
+    let server = request.server_id.as_deref();
+    if server.is_none() && request.method == info::METHOD {
+        reply.object(|info| {
+            info.number("protocol", PROTOCOL_VERSION.into());
+            info.text("name", facts.name);
+            info.text("build", facts.build);
+        });
+        return Ok(());
+    }
+    let Entry { run, .. } = tools::find(server, &request.method)?;
+    run(&mut Context { facts, host: wire }, Arguments(request.params), reply)
+}
+
+#[cfg(test)]
+mod tests;
