@@ -1,0 +1,231 @@
+//! The command line: every flag and command of `osvm`, and the words of its help.
+//!
+//! Definitions only. What a command does is in the module of its name below `command/`.
+
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Effects};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Section titles and literals stand out; nothing is told by color alone.
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().effects(Effects::BOLD))
+    .usage(AnsiColor::Green.on_default().effects(Effects::BOLD))
+    .literal(AnsiColor::Cyan.on_default().effects(Effects::BOLD))
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Runs every tool call of an AI agent in its own throw-away virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "osvm",
+    version,
+    styles = STYLES,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    infer_subcommands = false,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it."
+)]
+pub(crate) struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Log more: -v what a call does and when, -vv details
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Log nothing and say only why something failed
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// How log lines look on stderr
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
+    /// The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What boots the virtual machines [default: as the config says]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "NAME",
+        env = "OSVM_BACKEND",
+        hide_env_values = true
+    )]
+    pub(crate) backend: Option<BackendName>,
+    /// When to use colors; NO_COLOR is respected
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) color: ColorWhen,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A hypervisor, by the name users type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// The best one that works on this host.
+    Auto,
+    /// The VMM inside osvm, on `/dev/kvm`.
+    Kvm,
+    /// QEMU as a child process.
+    Qemu,
+    /// Firecracker as a child process.
+    Firecracker,
+}
+
+/// When output is colored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Call MCP tools, each call in a virtual machine of its own
+    #[command(subcommand)]
+    Mcp(Mcp),
+    /// Look at and check the isolation config
+    #[command(subcommand)]
+    Config(Config),
+    /// Check whether calls can run on this host, and say how to fix what is wrong
+    Doctor(Doctor),
+    /// List the virtual machines that run now
+    Ps(Ps),
+    /// Print the status line
+    Status(StatusArgs),
+    /// Show what a virtual machine wrote to its console
+    Logs(Logs),
+}
+
+/// Calls and lists of tools.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mcp {
+    /// Call one tool: boot a virtual machine, call, destroy it
+    #[command(visible_alias = "call")]
+    CallTool(CallTool),
+    /// List the tools that the images on this host carry
+    Tools(Tools),
+}
+
+/// One call.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  osvm mcp call-tool system echo '{\"text\":\"hi\"}'
+  osvm mcp call-tool solana decode_transaction @transaction.json
+  echo '{\"text\":\"hi\"}' | osvm mcp call-tool system echo - --json
+
+Exit codes: 0 the tool answered, 1 the tool reported an error, 2 osvm could not run it.")]
+pub(crate) struct CallTool {
+    /// The MCP server the tool belongs to
+    pub(crate) server: String,
+    /// The tool's name
+    pub(crate) tool: String,
+    /// The arguments: a JSON object, `@FILE`, or `-` for stdin [default: {}]
+    #[arg(value_name = "ARGUMENTS")]
+    pub(crate) arguments: Option<String>,
+    /// Print an envelope: result or error, and how the call was isolated
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which tools to list.
+#[derive(Debug, Args)]
+pub(crate) struct Tools {
+    /// Only the tools of this server
+    pub(crate) server: Option<String>,
+    /// Print the definitions as JSON, schemas included
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The isolation config.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print where the config is
+    Path,
+    /// Print the config that is in force
+    Show,
+    /// Check a config without using it
+    Validate {
+        /// The file to check [default: the config that is in force]
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of the config
+    Schema,
+    /// Say how a tool would run, and which line of the config decides each setting
+    Explain {
+        /// The MCP server the tool belongs to
+        server: String,
+        /// The tool's name
+        tool: String,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Host checks.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 calls can run here, 2 they cannot.")]
+pub(crate) struct Doctor {
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// First end and remove what an earlier osvm left behind
+    #[arg(long)]
+    pub(crate) fix: bool,
+}
+
+/// Running virtual machines.
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Print the list as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The status line.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print the same facts as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Consoles of the last 200 calls.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// A CID or a call id; without one, list the calls that are kept
+    pub(crate) call: Option<String>,
+    /// Go on until the virtual machine has ended
+    #[arg(short, long, requires = "call")]
+    pub(crate) follow: bool,
+    /// Print the list of kept calls as JSON
+    #[arg(long, conflicts_with_all = ["call", "follow"])]
+    pub(crate) json: bool,
+}
