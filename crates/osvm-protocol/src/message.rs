@@ -109,9 +109,9 @@ struct Wire<'a> {
     #[serde(borrow, default)]
     id: Option<Id<'a>>,
     #[serde(borrow, default)]
-    server_id: Option<Cow<'a, str>>,
+    server_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -119,6 +119,11 @@ struct Wire<'a> {
     #[serde(default)]
     error: Option<RpcError>,
 }
+
+/// Borrows where it can. An `Option<Cow<str>>` by itself never does.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// `null` is a result like any other; only a missing member is none.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(
@@ -129,7 +134,9 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 
 /// Reads one payload.
 pub fn parse(payload: &[u8]) -> Result<Message<'_>, MessageError> {
-    let wire: Wire<'_> = serde_json::from_slice(payload).map_err(|error| {
+    // Checked as a whole, because `from_slice` would check each string on its own.
+    let text = str::from_utf8(payload).map_err(|error| MessageError::Syntax(error.to_string()))?;
+    let wire: Wire<'_> = serde_json::from_str(text).map_err(|error| {
         if error.is_data() {
             MessageError::Invalid(error.to_string())
         } else {
@@ -140,6 +147,8 @@ pub fn parse(payload: &[u8]) -> Result<Message<'_>, MessageError> {
         return Err(MessageError::Invalid("`jsonrpc` is not \"2.0\"".into()));
     }
     let Wire { id, server_id, method, params, result, error, .. } = wire;
+    let server_id = server_id.map(|Text(text)| text);
+    let method = method.map(|Text(text)| text);
     match (method, result, error) {
         (Some(method), None, None) => {
             Ok(Message::Request(Request { id, server_id, method, params }))
