@@ -1,0 +1,85 @@
+//! `cargo xtask fuzz`: runs each fuzz target for a while.
+//!
+//! libFuzzer needs the compiler's coverage pass, which is a stable flag, and a C++ compiler for
+//! itself. So the targets run here without a nightly compiler and without cargo-fuzz; with those,
+//! `cargo +nightly fuzz run TARGET` works as well and adds the address sanitizer.
+
+use crate::project::Project;
+use crate::tally::Tally;
+use crate::{printer, process};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Edge coverage with inline counters, and the tables libFuzzer reads them by.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table --cfg=fuzzing -Cdebug-assertions";
+
+/// `cargo xtask fuzz`.
+pub(crate) fn run(project: &Project, seconds: u32) -> Result<ExitCode> {
+    let tally = check(project, seconds)?;
+    printer::result(&tally.to_string());
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the targets, then runs each for `seconds`.
+pub(crate) fn check(project: &Project, seconds: u32) -> Result<Tally> {
+    if !process::succeeds(Command::new("c++").arg("--version")) {
+        printer::note("fuzzing skipped: libFuzzer needs a C++ compiler, and there is no `c++`");
+        return Ok(Tally::skip());
+    }
+    printer::step("building the fuzz targets");
+    let directory = project.root.join("fuzz");
+    let mut cargo = process::cargo(&directory);
+    cargo.args(["build", "--release", "--locked", "--bins", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(directory.join("target"));
+    process::run(cargo.env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    let mut tally = Tally::default();
+    for target in targets(project)? {
+        printer::step(&format!("fuzzing {target} for {seconds} s"));
+        tally += Tally::one(fuzz(project, &target, seconds)?);
+    }
+    Ok(tally)
+}
+
+/// The programs of the fuzz workspace.
+fn targets(project: &Project) -> Result<Vec<String>> {
+    let metadata = crate::project::metadata(&project.root.join("fuzz"))?;
+    let targets = metadata.pointer("/packages/0/targets").and_then(Value::as_array);
+    let names = targets
+        .context("no fuzz targets")?
+        .iter()
+        .filter_map(|target| target.get("name")?.as_str().map(str::to_owned));
+    Ok(names.collect())
+}
+
+fn fuzz(project: &Project, target: &str, seconds: u32) -> Result<bool> {
+    let directory = project.root.join("fuzz");
+    let folder = |name: &str| -> Result<PathBuf> {
+        let path = directory.join(name).join(target);
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make `{}`", path.display()))?;
+        Ok(path)
+    };
+    let program = directory.join("target").join(TARGET).join("release").join(target);
+    let mut command = Command::new(program);
+    command.arg(folder("corpus")?);
+    // Inputs that are kept in the repository are read, and never added to.
+    let seeds = directory.join("seeds").join(target);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    command.arg(format!("-max_total_time={seconds}"));
+    command.arg(format!("-artifact_prefix={}/", folder("artifacts")?.display()));
+    command.args(["-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1", "-verbosity=0"]);
+    let mut last = Vec::new();
+    let status = process::watch(command, |line| last.push(line.to_owned()))?;
+    let shown = if status.success() { last.len().min(8) } else { last.len() };
+    for line in last.iter().skip(last.len() - shown) {
+        printer::note(&format!("  {line}"));
+    }
+    Ok(status.success())
+}

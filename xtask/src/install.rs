@@ -1,0 +1,41 @@
+//! `cargo xtask install`: puts the guest images where osvm looks for them.
+
+use crate::project::Project;
+use crate::{guest, printer, process, toolchain};
+use anyhow::{Context, Result};
+use osvm_image::Store;
+use std::path::PathBuf;
+
+/// The name under which the isolation config knows the image.
+const IMAGE_NAME: &str = "unikraft_tool_executor";
+
+/// `cargo xtask install`.
+pub(crate) fn run(project: &Project) -> Result<()> {
+    toolchain::add_targets()?;
+    guest::build(project)?;
+    build_osvm(project)?;
+    let store = images(project)?;
+    printer::result(&format!("installed {IMAGE_NAME} in {}", store.display()));
+    printer::result(&format!("osvm is {}", project.release("osvm").display()));
+    Ok(())
+}
+
+/// Builds the release form of the programs a user runs.
+pub(crate) fn build_osvm(project: &Project) -> Result<()> {
+    printer::step("building osvm");
+    let mut cargo = process::cargo(&project.root);
+    process::run(cargo.args(["build", "--release", "--locked", "--package", "osvm", "--bins"]))
+}
+
+/// Puts what `target/guest` holds into the store and returns where that is.
+pub(crate) fn images(project: &Project) -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let home = home.map(PathBuf::from).context("`HOME` is not set")?;
+    let store = Store::new(home.join(".osvm/unikernels"));
+    let image = project.images().join(guest::IMAGE.file);
+    let executor = project.images().join(guest::EXECUTOR.file);
+    store
+        .install(IMAGE_NAME, &image, Some(&executor))
+        .with_context(|| format!("cannot install `{}`", image.display()))?;
+    Ok(store.dir().to_owned())
+}

@@ -1,0 +1,137 @@
+//! Runs the KVM tests on a small Linux host whose KVM is hardware KVM.
+//!
+//! ```text
+//! this machine
+//! └── QEMU, TCG, a processor with SVM and nested paging
+//!     └── Debian's cloud kernel + an initramfs: osvm-test-host-init
+//!         └── the test programs, built for musl
+//!             └── guests on /dev/kvm, run by (emulated) hardware: SSE, paging, exits and all
+//! ```
+//!
+//! Behaviour there is that of hardware; times there mean nothing.
+//!
+//! Where QEMU or the kernel can't be had the run is skipped and says so, unless `OSVM_REQUIRE`
+//! names `test-host`.
+
+mod initramfs;
+mod kernel;
+mod programs;
+mod report;
+
+use crate::project::Project;
+use crate::tally::Tally;
+use crate::{apt, guest, printer, process, toolchain};
+use anyhow::{Context, Result};
+use initramfs::Initramfs;
+use report::Report;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// Debian's package of QEMU for x86.
+pub(crate) const QEMU_PACKAGE: &str = "qemu-system-x86";
+const QEMU: &str = "qemu-system-x86_64";
+/// Memory of the test host, in MiB: the initramfs lives in it, and several guests at once.
+const MEMORY_MIB: &str = "2048";
+/// When the test host is given up, in seconds.
+const DEADLINE_SECS: &str = "1200";
+
+/// What became of the run.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The host booted and the programs ran.
+    Ran(Tally),
+    /// It could not be tried here, and why.
+    Skipped(String),
+}
+
+/// `cargo xtask test-host`.
+pub(crate) fn run(project: &Project) -> Result<ExitCode> {
+    toolchain::add_targets()?;
+    guest::build(project)?;
+    match check(project)? {
+        Outcome::Ran(tally) => {
+            printer::result(&tally.to_string());
+            Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Outcome::Skipped(reason) => {
+            printer::note(&format!("test-host skipped: {reason}"));
+            printer::result(&Tally::skip().to_string());
+            Ok(if required() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+    }
+}
+
+/// Boots the host and runs the programs on it. The guest images must be there.
+pub(crate) fn check(project: &Project) -> Result<Outcome> {
+    if let Err(error) = find_qemu() {
+        return Ok(Outcome::Skipped(format!("{error:#}")));
+    }
+    let directory = project.target.join("test-host");
+    let kernel = match kernel::fetch(&directory) {
+        Ok(kernel) => kernel,
+        Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+    };
+    let initrd = directory.join("initramfs.cpio");
+    write_initramfs(project, &kernel, &initrd)?;
+    printer::step("running the KVM tests on a host with emulated hardware KVM");
+    boot(&kernel.image, &initrd).map(Outcome::Ran)
+}
+
+/// Whether a skip counts as a failure.
+pub(crate) fn required() -> bool {
+    let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| name.trim() == "test-host")
+}
+
+/// Makes sure that QEMU is there, by installing it where that is allowed.
+fn find_qemu() -> Result<()> {
+    if process::succeeds(Command::new(QEMU).arg("--version")) {
+        return Ok(());
+    }
+    if !apt::may_install() {
+        anyhow::bail!("there is no `{QEMU}`: install it with `apt-get install {QEMU_PACKAGE}`");
+    }
+    printer::step(&format!("installing {QEMU_PACKAGE}"));
+    apt::install(QEMU_PACKAGE).with_context(|| format!("cannot install `{QEMU_PACKAGE}`"))
+}
+
+fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) -> Result<()> {
+    let mut files = Initramfs::default();
+    let mut modules = String::new();
+    for (number, module) in kernel.modules.iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        let path = format!("/osvm-test/{number:02}-{name}");
+        modules += &format!("{path}\n");
+        files.copy(module, &path)?;
+    }
+    files.text("/osvm-test/modules", &modules);
+    let programs = programs::build(project)?;
+    files.copy(&programs.init, "/init")?;
+    for file in &programs.files {
+        files.keep(file)?;
+    }
+    for directory in programs.list.iter().map(|program| &program.directory) {
+        files.directory(directory);
+    }
+    let lines = programs.list.iter().map(programs::Program::line);
+    files.text("/osvm-test/programs", &lines.collect::<String>());
+    files.write(initrd)
+}
+
+fn boot(kernel: &Path, initrd: &Path) -> Result<Tally> {
+    let mut qemu = Command::new("timeout");
+    qemu.args(["--kill-after=5", DEADLINE_SECS, QEMU]);
+    qemu.args(["-M", "q35", "-cpu", "max,+svm", "-accel", "tcg,thread=multi", "-smp", "2"]);
+    qemu.args(["-m", MEMORY_MIB, "-nodefaults", "-no-user-config", "-no-reboot"]);
+    qemu.args(["-display", "none", "-serial", "stdio"]);
+    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+    // Without mitigations TCG has less to translate; a panic restarts, which `-no-reboot` ends.
+    qemu.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"]);
+    let mut report = Report::default();
+    let status = process::watch(qemu, |line| {
+        if report.see(line) {
+            printer::note(&format!("    {line}"));
+        }
+    })?;
+    Ok(report.finish(status.success()))
+}

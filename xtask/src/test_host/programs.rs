@@ -1,0 +1,103 @@
+//! The programs that run on the test host, built for musl so that they need no library there.
+
+use crate::project::Project;
+use crate::{printer, process, toolchain};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Packages whose tests start VMs.
+const PACKAGES: &[&str] = &["osvm-kvm", "osvm"];
+/// PID 1 of the test host.
+const INIT: &str = "osvm-test-host-init";
+
+/// What goes into the initramfs.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// PID 1.
+    pub(super) init: PathBuf,
+    /// Files that must be there under the path they have on this machine.
+    pub(super) files: Vec<PathBuf>,
+    /// What is run, in this order.
+    pub(super) list: Vec<Program>,
+}
+
+/// One run of a program.
+#[derive(Debug)]
+pub(super) struct Program {
+    name: String,
+    /// Where cargo would run it.
+    pub(super) directory: PathBuf,
+    path: PathBuf,
+    arguments: &'static [&'static str],
+}
+
+impl Program {
+    /// The line that `osvm-test-host-init` reads.
+    pub(super) fn line(&self) -> String {
+        let mut line =
+            format!("{}\t{}\t{}", self.name, self.directory.display(), self.path.display());
+        for argument in self.arguments {
+            line += "\t";
+            line += argument;
+        }
+        line + "\n"
+    }
+}
+
+/// Builds the tests and the programs they drive.
+pub(super) fn build(project: &Project) -> Result<Programs> {
+    printer::step("building the KVM tests for the test host");
+    let mut cargo = process::cargo(&project.root);
+    cargo.args(["test", "--no-run", "--target", toolchain::LINUX]);
+    cargo.args(["--message-format", "json-render-diagnostics", "--package", INIT]);
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    // `cargo test` builds a package's programs only for its integration tests, if it has some.
+    cargo.args(["--lib", "--bins", "--tests"]);
+    let messages = process::text(&mut cargo)?;
+    let mut build = process::cargo(&project.root);
+    build.args(["build", "--target", toolchain::LINUX]);
+    build.args(["--message-format", "json-render-diagnostics", "--bins", "--package", INIT]);
+    let init = process::text(build.args(["--package", "osvm"]))?;
+    let mut programs = collect(&(init + &messages))?;
+    programs.files.push(project.images());
+    Ok(programs)
+}
+
+/// Reads cargo's messages: which programs were built, and for what.
+fn collect(messages: &str) -> Result<Programs> {
+    let mut init = None;
+    let mut files = Vec::new();
+    let mut list = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line).context("cannot read cargo's message")?;
+        let text = |pointer| message.pointer(pointer).and_then(Value::as_str);
+        let Some(path) = text("/executable").map(PathBuf::from) else { continue };
+        let name = text("/target/name").context("a target has no name")?;
+        let is_test = message.pointer("/profile/test") == Some(&Value::Bool(true));
+        if name == INIT {
+            if !is_test {
+                init = Some(path);
+            }
+            continue;
+        }
+        if is_test {
+            let manifest = text("/manifest_path").map(PathBuf::from);
+            let directory = manifest.and_then(|path| path.parent().map(PathBuf::from));
+            list.push(Program {
+                name: name.to_owned(),
+                directory: directory.context("a package is nowhere")?,
+                path: path.clone(),
+                // One at a time: emulated processors are slow, and deadlines are not.
+                arguments: &["--test-threads=1"],
+            });
+        }
+        if !files.contains(&path) {
+            files.push(path);
+        }
+    }
+    let init = init.with_context(|| format!("cargo built no `{INIT}`"))?;
+    Ok(Programs { init, files, list })
+}

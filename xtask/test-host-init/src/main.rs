@@ -1,0 +1,128 @@
+//! PID 1 of the test host: mounts, loads modules, runs the listed programs, powers off.
+//!
+//! ```text
+//! /osvm-test/modules    one path of a kernel module a line, dependencies first
+//! /osvm-test/programs   one program a line: name TAB working directory TAB path [TAB argument]…
+//! ```
+//!
+//! Programs write to the serial console as they run. Between them this program writes lines that
+//! begin with [`MARK`], which `cargo xtask test-host` reads: `begin NAME`, `end NAME CODE`, `done`.
+//! A console that ends without `done` is a failed run, so there is no failure this program could
+//! hide by dying.
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::Mode;
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use rustix::system::{RebootCommand, finit_module, reboot};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+
+/// Starts every line that is meant for `cargo xtask test-host`.
+const MARK: &str = "osvm-test-host:";
+
+/// Here KVM must work: a test that would skip itself elsewhere has to run.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("HOME", "/root"),
+    ("OSVM_REQUIRE", "kvm"),
+    ("PATH", "/usr/bin:/bin"),
+    ("RUST_BACKTRACE", "1"),
+    ("TMPDIR", "/tmp"),
+];
+
+/// The root is in memory already, and the checkout may be below `/tmp`: nothing is mounted there.
+const FOLDERS: &[&str] = &["/root", "/run", "/tmp"];
+
+const MOUNTS: &[(&str, &str)] = &[
+    ("/proc", "proc"),
+    ("/sys", "sysfs"),
+    ("/dev", "devtmpfs"),
+    ("/dev/shm", "tmpfs"),
+    ("/sys/fs/cgroup", "cgroup2"),
+];
+
+fn main() {
+    match run() {
+        Ok(()) => say("done"),
+        Err(error) => say(&format!("failed {error:#}")),
+    }
+    // With `-no-reboot` a restart ends QEMU, and unlike power-off it needs no ACPI driver.
+    if let Err(error) = reboot(RebootCommand::Restart) {
+        say(&format!("failed cannot restart: {error}"));
+    }
+}
+
+fn run() -> Result<()> {
+    for folder in FOLDERS {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make `{folder}`"))?;
+    }
+    for (target, kind) in MOUNTS {
+        fs::create_dir_all(target).with_context(|| format!("cannot make `{target}`"))?;
+        mount(*kind, *target, *kind, MountFlags::empty(), None)
+            .with_context(|| format!("cannot mount {kind} on `{target}`"))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    for path in lines("/osvm-test/modules")? {
+        let module = File::open(&path).with_context(|| format!("cannot open `{path}`"))?;
+        finit_module(&module, c"", 0).with_context(|| format!("cannot load `{path}`"))?;
+    }
+    if !Path::new("/dev/kvm").exists() {
+        bail!("the kernel made no `/dev/kvm`");
+    }
+    for line in lines("/osvm-test/programs")? {
+        run_program(&line)?;
+    }
+    Ok(())
+}
+
+fn run_program(line: &str) -> Result<()> {
+    let mut fields = line.split('\t');
+    let (Some(name), Some(directory), Some(path)) = (fields.next(), fields.next(), fields.next())
+    else {
+        bail!("not a program: `{line}`");
+    };
+    say(&format!("begin {name}"));
+    let mut command = Command::new(path);
+    command.args(fields).current_dir(directory).env_clear().envs(ENVIRONMENT.iter().copied());
+    let child = command.spawn();
+    let code = match child {
+        Ok(child) => exit_code_of(child.id())?,
+        Err(error) => {
+            say(&format!("cannot run `{path}`: {error}"));
+            127
+        }
+    };
+    say(&format!("end {name} {code}"));
+    Ok(())
+}
+
+/// Waits for `child` and reaps whatever else ends meanwhile, as PID 1 must: a test that checks that
+/// a process is gone would else find its zombie.
+fn exit_code_of(child: u32) -> Result<i32> {
+    let child = i32::try_from(child).ok().and_then(Pid::from_raw).context("no such process id")?;
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == child => return Ok(code_of(status)),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the program"),
+        }
+    }
+}
+
+/// The shell's convention: a signal's number is added to 128.
+fn code_of(status: WaitStatus) -> i32 {
+    let signal = status.terminating_signal().map(|signal| signal.saturating_add(128));
+    status.exit_status().or(signal).unwrap_or(255)
+}
+
+fn lines(path: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"))?;
+    Ok(text.lines().map(String::from).collect())
+}
+
+fn say(text: &str) {
+    // The console is gone if this fails, and with it anybody who could be told.
+    let _ = writeln!(io::stdout().lock(), "{MARK} {text}");
+}
