@@ -60,7 +60,8 @@ impl BootError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::OpenKvm(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Some(
-                "add your user to group `kvm`: `sudo usermod -aG kvm $USER`, then log in again".into(),
+                "add your user to group `kvm`: `sudo usermod -aG kvm $USER`, then log in again"
+                    .into(),
             ),
             Self::OpenKvm(_) => Some("run `osvm doctor` to see what works on this host".into()),
             Self::Program { install, .. } => Some(format!("install it with `{install}`")),

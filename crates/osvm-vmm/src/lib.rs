@@ -18,10 +18,17 @@
 //! - Hypervisors: one crate each, and none knows another.
 //! - Policy, CIDs, deadlines of a call, receipts: `osvm-runtime`.
 
+mod console;
 mod error;
 mod machine;
+pub mod process;
 mod stream;
+mod text;
 
+pub use console::Console;
 pub use error::{BootError, ConnectError, Death};
-pub use machine::{Backend, BadMemorySize, GuestImage, Killer, Machine, MachineSpec, MemoryMib, Usage};
+pub use machine::{
+    Backend, BadMemorySize, GuestImage, Killer, Machine, MachineSpec, MemoryMib, Usage,
+};
 pub use stream::GuestStream;
+pub use text::clean;

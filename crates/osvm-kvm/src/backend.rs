@@ -1,0 +1,153 @@
+//! Starts VM processes: osvm's side of a boot.
+
+use crate::control::{self, Event, MAX_TEXT, NotStarted, Start};
+use crate::machine::KvmMachine;
+use crate::vm_process::now;
+use osvm_vmm::process::{Launch, VmProcess};
+use osvm_vmm::{Backend, BootError, Machine, MachineSpec, clean};
+use rustix::fs::{Access, MemfdFlags, SealFlags, access, fcntl_add_seals, ftruncate, memfd_create};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Guest memory ends where the devices begin.
+const MAX_MEMORY: u64 = 3 << 30;
+
+/// Time a VM process has from its start to its guest's first instruction. It takes milliseconds;
+/// what takes longer than this on a busy host is stuck.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The embedded VMM as a backend.
+#[derive(Clone, Debug)]
+pub struct KvmBackend {
+    /// The program `osvm-vm`.
+    pub vm_program: PathBuf,
+    /// How images are entered.
+    pub protocol: BootProtocol,
+    /// Whether guests are counted until their first answer: see [`KvmMachine::counts`].
+    pub count: bool,
+}
+
+/// How an image is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum BootProtocol {
+    /// At the entry point of its PVH note, in 32-bit mode without paging.
+    #[default]
+    Pvh,
+    /// At the ELF entry point, in 64-bit mode with the first GiB mapped.
+    Linux64,
+}
+
+impl KvmBackend {
+    /// The backend as every call uses it: PVH, nothing counted.
+    pub fn new(vm_program: PathBuf) -> Self {
+        Self { vm_program, protocol: BootProtocol::default(), count: false }
+    }
+
+    /// Like [`Backend::boot`], with the machine's own type.
+    pub fn start(&self, spec: &MachineSpec) -> Result<KvmMachine, BootError> {
+        if MAX_MEMORY < spec.memory.bytes() {
+            let what = format!("{} MiB of memory: at most 3072 MiB fit", spec.memory.mib());
+            return Err(BootError::Unsupported { backend: self.name(), what });
+        }
+        let begun = now();
+        let (control, theirs) = control::pair().map_err(host("a socket pair"))?;
+        let launch =
+            Launch { program: &self.vm_program, args: &[], stdin: theirs, fds: Vec::new() };
+        let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
+            program: self.vm_program.clone(),
+            source,
+            install: "cargo build --release -p osvm --bins",
+        })?;
+        // From here on the VM process makes its empty VM, while this side prepares the rest.
+        let memory = guest_memory(spec.memory.bytes())?;
+        let start = Start {
+            memory: spec.memory.bytes(),
+            cid: spec.cid.get(),
+            protocol: self.protocol,
+            count: self.count,
+            boot_page: spec.boot_page.len(),
+        };
+        let mut fds = vec![spec.image.file.as_fd(), memory.as_fd(), spec.console.as_fd()];
+        fds.extend(spec.lease.as_deref().map(AsFd::as_fd));
+        let sent = control.send(&start, &fds).and_then(|()| match &spec.boot_page[..] {
+            [] => Ok(()),
+            page => control.send_bytes(page, &[]),
+        });
+        let mut machine = KvmMachine::new(process, control, memory, begun);
+        match sent {
+            Ok(()) => {}
+            // It has ended already; what it says about that is more to the point.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(host("a message to the VM process")(error)),
+        }
+        match machine.event(Instant::now() + START_TIMEOUT) {
+            Ok(Some(Event::Ready { jail, times })) => {
+                machine.started(jail, times);
+                Ok(machine)
+            }
+            Ok(Some(Event::NotStarted(reason))) => Err(refusal(reason, &spec.image.name)),
+            Ok(Some(_)) => Err(BootError::VmProcess { reason: "it answered out of turn".into() }),
+            Ok(None) => Err(BootError::VmProcess { reason: machine.epitaph() }),
+            Err(source) => Err(host("an answer from the VM process")(source)),
+        }
+    }
+}
+
+impl Backend for KvmBackend {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn probe(&self) -> Result<(), BootError> {
+        let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        kvm.map_err(BootError::OpenKvm)?;
+        access(&self.vm_program, Access::EXEC_OK).map_err(|error| BootError::Program {
+            program: self.vm_program.clone(),
+            source: error.into(),
+            install: "cargo build --release -p osvm --bins",
+        })
+    }
+
+    fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+        Ok(Box::new(self.start(spec)?))
+    }
+}
+
+/// A memory file, so that both processes hold the same pages and osvm can count them. Sealed:
+/// the VM process can't make it larger or smaller.
+fn guest_memory(bytes: u64) -> Result<OwnedFd, BootError> {
+    let make = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("osvm-guest", flags)?;
+        ftruncate(&file, bytes)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(file)
+    };
+    make().map_err(|error: rustix::io::Errno| host("guest memory")(error.into()))
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> BootError {
+    move |source| BootError::Host { what, source }
+}
+
+/// The VM process's reason, in the words of osvm.
+fn refusal(reason: NotStarted, image: &str) -> BootError {
+    match reason {
+        NotStarted::OpenKvm { errno } => BootError::OpenKvm(io::Error::from_raw_os_error(errno)),
+        NotStarted::BadImage { reason } => {
+            BootError::BadImage { name: image.into(), reason: clean(reason.as_bytes(), MAX_TEXT) }
+        }
+        NotStarted::Step { what, errno } => {
+            let what = clean(what.as_bytes(), MAX_TEXT);
+            let reason = match errno {
+                0 => format!("it could not {what}"),
+                errno => format!("it could not {what}: {}", io::Error::from_raw_os_error(errno)),
+            };
+            BootError::VmProcess { reason }
+        }
+    }
+}
