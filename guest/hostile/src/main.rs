@@ -1,0 +1,2 @@
+//! A guest that breaks every rule.
+fn main() {}
