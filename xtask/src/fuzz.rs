@@ -75,10 +75,10 @@ fn fuzz(project: &Project, target: &str, seconds: u32) -> Result<bool> {
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", folder("artifacts")?.display()));
     command.args(["-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1", "-verbosity=0"]);
-    let mut last = Vec::new();
-    let status = process::watch(command, |line| last.push(line.to_owned()))?;
-    let shown = if status.success() { last.len().min(8) } else { last.len() };
-    for line in last.iter().skip(last.len() - shown) {
+    let mut lines = Vec::new();
+    let status = process::watch(command, |line| lines.push(line.to_owned()))?;
+    // All of it when something was found, else only how much was tried.
+    for line in lines.iter().filter(|line| !status.success() || line.starts_with("stat::")) {
         printer::note(&format!("  {line}"));
     }
     Ok(status.success())

@@ -13,14 +13,13 @@
 //!   environment are not used.
 //! - A file over its limit is an error, not a remark.
 
-use crate::project::Project;
+use crate::project::{self, Project};
 use crate::toolchain::{KERNEL, LINUX};
 use crate::{printer, process, toolchain};
 use anyhow::{Context, Result, bail};
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Whether to prove that the build can be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +121,7 @@ pub(crate) fn check_repeatable(project: &Project) -> Result<()> {
         if first != read(&images.join(artifact.file))? {
             bail!("`{}` differs between two builds of the same sources", artifact.file);
         }
-        for path in [&project.root, &cargo_home()?] {
+        for path in [&project.root, &project::cargo_home()?] {
             let needle = path.as_os_str().as_encoded_bytes();
             if first.windows(needle.len()).any(|window| window == needle) {
                 bail!("`{}` holds the path `{}`", artifact.file, path.display());
@@ -163,19 +162,13 @@ fn flags(project: &Project, target: &str) -> Result<String> {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     };
     map(&project.root, "/osvm");
-    let sources = cargo_home()?.join("registry/src");
+    let sources = project::cargo_home()?.join("registry/src");
     // One folder for each registry or mirror; which one was used must not show.
     for registry in sources.read_dir().into_iter().flatten().flatten() {
         map(&registry.path(), "/registry");
     }
     let flags = serde_json::to_string(&flags).context("cannot write the flags")?;
     Ok(format!("target.{target}.rustflags={flags}"))
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    let home = |name| std::env::var_os(name).filter(|value| value != OsStr::new(""));
-    let cargo = home("CARGO_HOME").map(PathBuf::from);
-    cargo.or_else(|| home("HOME").map(|home| Path::new(&home).join(".cargo"))).context("no `HOME`")
 }
 
 /// Leaves a file alone that is right already, so that what was built from it stays up to date.

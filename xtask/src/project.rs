@@ -53,3 +53,19 @@ pub(crate) fn metadata(directory: &Path) -> Result<Value> {
     let text = process::text(cargo.args(["metadata", "--no-deps", "--format-version", "1"]))?;
     serde_json::from_str(&text).context("cannot read what `cargo metadata` wrote")
 }
+
+/// Where cargo keeps what it downloads.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    home_of("CARGO_HOME", ".cargo")
+}
+
+/// Where rustup keeps the compilers.
+pub(crate) fn rustup_home() -> Result<PathBuf> {
+    home_of("RUSTUP_HOME", ".rustup")
+}
+
+fn home_of(variable: &str, default: &str) -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let found = set(variable).or_else(|| set("HOME").map(|home| home.join(default)));
+    found.with_context(|| format!("neither `{variable}` nor `HOME` is set"))
+}

@@ -26,6 +26,16 @@ pub(crate) fn add_targets() -> Result<()> {
         .context("cannot add the targets the guests are built for")
 }
 
+/// Adds the components that the tests need. Without rustup they have to be there.
+pub(crate) fn add_components() -> Result<()> {
+    let has = |tool: &str| process::succeeds(Command::new("cargo").args([tool, "--version"]));
+    if has("fmt") && has("clippy") {
+        return Ok(());
+    }
+    printer::step("adding rustfmt and clippy");
+    process::run(Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
+}
+
 /// Whether the compiler in use has a standard library for `target`.
 fn has(target: &str) -> bool {
     let mut rustc = Command::new("rustc");

@@ -39,7 +39,7 @@ pub use error::ImageError;
 pub use image::{Executor, Image, LookupError, Tools};
 pub use index::{Entry, FileEntry};
 pub use name::check_name;
-pub use store::{FileState, Listed, Store};
+pub use store::{FileState, Listed, Store, describe};
 
 /// Name of the image that osvm builds and uses unless the isolation config names another.
 pub const DEFAULT_IMAGE: &str = "unikraft_tool_executor";

@@ -159,7 +159,7 @@ impl Store {
         let (image_path, executor_path) = (self.image_path(name), self.executor_path(name));
         self.locked(FlockOperation::LockExclusive, || {
             let mut index = index::read(&self.dir)?;
-            replace(&image_path, 0o644, &bytes).map_err(io(&image_path))?;
+            replace(&image_path, 0o755, &bytes).map_err(io(&image_path))?;
             match &program {
                 Some(bytes) => replace(&executor_path, 0o755, bytes).map_err(io(&executor_path))?,
                 None => remove(&executor_path).map_err(io(&executor_path))?,
@@ -273,8 +273,12 @@ fn matching(bytes: &[u8], expected: Digest, path: &Path) -> Result<Digest, Image
     Err(ImageError::Altered { path: path.into(), expected, found })
 }
 
-/// The note and the tools of an image of this osvm's protocol.
-fn describe(bytes: &[u8], path: &Path) -> Result<(ImageNote<'static>, Tools), ImageError> {
+/// The note and the tools of an image of this osvm's protocol, from the bytes of its file.
+///
+/// # Errors
+///
+/// [`ImageError`] with `path` when the bytes are no such image.
+pub fn describe(bytes: &[u8], path: &Path) -> Result<(ImageNote<'static>, Tools), ImageError> {
     let not_an_image = |reason| ImageError::NotAnImage { path: path.into(), reason };
     let parts = elf::read(bytes).map_err(not_an_image)?;
     let note = parts.note.ok_or_else(|| not_an_image("it has no osvm note".into()))?;

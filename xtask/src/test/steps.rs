@@ -1,0 +1,212 @@
+//! The steps of `cargo xtask test`.
+
+use super::{Outcome, skipped};
+use crate::project::{self, Project};
+use crate::tally::Tally;
+use crate::test_host::{self, QEMU_PACKAGE};
+use crate::toolchain::{self, KERNEL};
+use crate::{apt, guest, install, printer, process};
+use anyhow::{Context, Result};
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+
+/// How long each fuzz target runs: enough to find what is wrong at first sight. Longer runs are
+/// `cargo xtask fuzz SECONDS`.
+pub(super) const FUZZ_SECS: u32 = 5;
+
+/// Guest packages that can be built for, and tested on, the host.
+const GUEST_TESTED: &[&str] = &["osvm-kernel-core", "unikraft_tool_executor"];
+/// Guest packages that are built for [`KERNEL`] only.
+const GUEST_BARE: &[&str] = &["osvm-kernel", "hostile"];
+
+/// The four scripts; the first one builds and installs what the others need.
+const SCRIPTS: &[&str] = &[
+    "build-unikraft-tool-executor.sh",
+    "test-unikernel-execution.sh",
+    "validate-unikernel-security.sh",
+    "benchmark-unikernel-performance.sh",
+];
+
+/// Adds Rust targets and components, and QEMU where this user may install it.
+pub(super) fn set_up(_: &Project) -> Outcome {
+    toolchain::add_targets()?;
+    toolchain::add_components()?;
+    let mut tally = Tally::one(true);
+    if !process::succeeds(Command::new("qemu-system-x86_64").arg("--version")) {
+        if apt::may_install() {
+            printer::note(&format!("installing {QEMU_PACKAGE}"));
+            apt::install(QEMU_PACKAGE)?;
+        } else {
+            let reason = format!("install it with `apt-get install {QEMU_PACKAGE}`");
+            tally += skipped("QEMU", &reason, false);
+        }
+    }
+    if let Err(reason) = kvm() {
+        tally += skipped("tests on this host's KVM", &reason, required("kvm"));
+    }
+    Ok(tally)
+}
+
+/// Every workspace is formatted.
+pub(super) fn format(project: &Project) -> Outcome {
+    let mut tally = Tally::default();
+    for workspace in ["", "guest", "fuzz"] {
+        let mut cargo = process::cargo(&project.root.join(workspace));
+        cargo.args(["fmt", "--all", "--check"]);
+        tally += counted(cargo)?;
+    }
+    Ok(tally)
+}
+
+/// No warning anywhere, on host or guest.
+pub(super) fn clippy(project: &Project) -> Outcome {
+    let clippy = |workspace: &str| {
+        let mut cargo = process::cargo(&project.root.join(workspace));
+        cargo.args(["clippy", "--quiet", "--locked"]);
+        cargo
+    };
+    let mut host = clippy("");
+    host.args(["--workspace", "--all-targets"]);
+    let mut tested = clippy("guest");
+    tested.args(packages(GUEST_TESTED)).args(["--all-targets", "--all-features"]);
+    let mut bare = clippy("guest");
+    bare.args(packages(GUEST_BARE)).args(["--release", "--target", KERNEL]);
+    let mut tally = Tally::default();
+    for mut cargo in [host, tested, bare] {
+        cargo.args(["--", "--deny", "warnings"]);
+        tally += counted(cargo)?;
+    }
+    Ok(tally)
+}
+
+/// The images build, are small enough, and come out the same a second time.
+pub(super) fn guest_images(project: &Project) -> Outcome {
+    guest::build(project)?;
+    guest::check_repeatable(project)?;
+    Ok(Tally { passed: 2, ..Tally::default() })
+}
+
+/// Unit and integration tests of the host crates, on this host's KVM where it has one.
+pub(super) fn host_tests(project: &Project) -> Outcome {
+    let mut cargo = test_command(&project.root);
+    cargo.args(["--workspace", "--locked", "--no-fail-fast"]);
+    if kvm().is_ok() && std::env::var_os("OSVM_REQUIRE").is_none() {
+        // A test that would skip itself without KVM has no reason to here.
+        cargo.env("OSVM_REQUIRE", "kvm");
+    }
+    counted(cargo)
+}
+
+/// Examples in the documentation, those that must not compile among them.
+pub(super) fn doc_tests(project: &Project) -> Outcome {
+    let mut cargo = process::cargo(&project.root);
+    cargo.args(["test", "--workspace", "--locked", "--doc", "--no-fail-fast", "--quiet"]);
+    counted(cargo)
+}
+
+/// What of the guest can be tested outside a VM.
+pub(super) fn guest_tests(project: &Project) -> Outcome {
+    let mut cargo = test_command(&project.guest());
+    cargo.args(packages(GUEST_TESTED)).args(["--locked", "--no-fail-fast", "--all-features"]);
+    let mut tally = counted(cargo)?;
+    let mut doc = process::cargo(&project.guest());
+    doc.args(["test", "--doc", "--locked", "--quiet"]).args(packages(GUEST_TESTED));
+    tally += counted(doc)?;
+    Ok(tally)
+}
+
+/// What a user runs, in a home of its own.
+pub(super) fn scripts(project: &Project) -> Outcome {
+    if let Err(reason) = kvm() {
+        return Ok(skipped("demo and scripts", &reason, required("kvm")));
+    }
+    install::build_osvm(project)?;
+    let home = project.target.join("test-home");
+    if home.exists() {
+        fs::remove_dir_all(&home).context("cannot remove the home of the last run")?;
+    }
+    fs::create_dir_all(&home).context("cannot make a home for the scripts")?;
+    let mut tally = Tally::default();
+    let mut demo = process::cargo(&project.root);
+    demo.args(["xtask", "demo"]);
+    tally += counted(at_home(demo, &home)?)?;
+    for script in SCRIPTS {
+        printer::note(&format!("\n  scripts/{script}"));
+        tally += counted(at_home(Command::new(project.root.join("scripts").join(script)), &home)?)?;
+    }
+    Ok(tally)
+}
+
+/// The KVM tests on hardware KVM, if only emulated.
+pub(super) fn in_test_host(project: &Project) -> Outcome {
+    match test_host::check(project)? {
+        test_host::Outcome::Ran(tally) => Ok(tally),
+        test_host::Outcome::Skipped(reason) => {
+            Ok(skipped("test-host", &reason, required("test-host")))
+        }
+    }
+}
+
+/// Licences, sources and known faults of what we depend on.
+pub(super) fn deny(project: &Project) -> Outcome {
+    if !process::succeeds(process::cargo(&project.root).args(["deny", "--version"])) {
+        return Ok(skipped("cargo deny", "it is not installed", false));
+    }
+    let mut cargo = process::cargo(&project.root);
+    cargo.args(["deny", "--offline", "check", "bans", "licenses", "sources"]);
+    counted(cargo)
+}
+
+/// Runs a program, shows what it writes, and counts what its summaries say. One without a summary
+/// is one check; one that fails without saying so has failed.
+fn counted(command: Command) -> Outcome {
+    let mut tally = Tally::default();
+    let status = process::watch(command, |line| {
+        printer::note(line);
+        if let Some(more) = Tally::from_summary(line) {
+            tally += more;
+        }
+    })?;
+    if tally.is_empty() || (!status.success() && tally.failed == 0) {
+        tally += Tally::one(status.success());
+    }
+    Ok(tally)
+}
+
+/// nextest runs tests of different crates side by side and kills what hangs; plain cargo will do.
+fn test_command(directory: &Path) -> Command {
+    let mut cargo = process::cargo(directory);
+    if process::succeeds(process::cargo(directory).args(["nextest", "--version"])) {
+        cargo.args(["nextest", "run"]);
+    } else {
+        cargo.args(["test", "--lib", "--bins", "--tests"]);
+    }
+    cargo
+}
+
+fn packages(names: &[&'static str]) -> impl Iterator<Item = &'static str> {
+    names.iter().flat_map(|name| ["--package", name])
+}
+
+/// Another `HOME`, with the Rust tools still found.
+fn at_home(mut command: Command, home: &Path) -> Result<Command> {
+    command.env("CARGO_HOME", project::cargo_home()?).env("RUSTUP_HOME", project::rustup_home()?);
+    command.env("HOME", home);
+    for variable in ["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "OSVM_CONFIG"] {
+        command.env_remove(variable);
+    }
+    Ok(command)
+}
+
+/// Whether this host's KVM can be used, or why not.
+fn kvm() -> Result<(), String> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| format!("cannot open `/dev/kvm`: {error}"))
+}
+
+/// Whether the environment turns skipping `name` into a failure.
+fn required(name: &str) -> bool {
+    let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
+    required.split(',').any(|required| required.trim() == name)
+}
