@@ -1,0 +1,307 @@
+//! CIDs of guests, handed out among all osvm processes of one user.
+//!
+//! ```text
+//! file `cids`, 128 bytes for each CID, at CID × 128
+//!   bytes locked (OFD lock, exclusive)  = the CID is in use
+//!   bytes themselves                    = who uses it: pid, VM pid, start, call id, tool
+//! ```
+//!
+//! # Invariants
+//!
+//! - The kernel decides: taking a CID is one `fcntl(F_OFD_SETLK)`, so two processes never get
+//!   the same one, and there is nothing to clean up after a crash.
+//! - A lock belongs to an open file description of its own, which the VM process holds too. So
+//!   a CID stays taken until the last process that could use it is gone, and is free from that
+//!   moment on, however they died.
+//! - The record is for people. Whether a CID is taken is never read from it.
+//!
+//! # Not here
+//!
+//! - Whose turn it is. Who waits tries again until its deadline; queues are the daemon's.
+
+mod record;
+
+use crate::cancel::Cancel;
+use crate::dirs::{DirError, private};
+use crate::id::CallId;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use osvm_protocol::Cid;
+use record::Record;
+use rustix::fs::{Mode, OFlags};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use thiserror::Error;
+
+/// Name of the file in the runtime directory.
+const FILE: &str = "cids";
+
+/// First and longest pause between two attempts while all CIDs are taken.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// Holders that are named when all CIDs are taken.
+const MAX_NAMED: usize = 3;
+
+/// The CIDs that osvm may hand out.
+#[derive(Clone, Debug)]
+pub struct Cids {
+    dir: PathBuf,
+    range: RangeInclusive<u32>,
+}
+
+/// A CID that is ours. Dropping it, and the end of every process it was passed to, frees it.
+#[derive(Debug)]
+pub struct Lease {
+    cid: Cid,
+    /// The only open file description that holds the lock.
+    lock: Arc<OwnedFd>,
+    record: Record,
+}
+
+/// Who asks for a CID.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The call.
+    pub call: CallId,
+    /// The server whose tool is called.
+    pub server: &'a str,
+    /// The tool.
+    pub tool: &'a str,
+}
+
+/// Who holds a CID. A lock that is held is proof that a process lives; the rest is its claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The CID.
+    pub cid: Cid,
+    /// Process id of the osvm that took it; `None` while it has not said yet.
+    pub pid: Option<u32>,
+    /// Process id of its VM process, once that runs.
+    pub vm_pid: Option<u32>,
+    /// When it was taken.
+    pub since: Option<SystemTime>,
+    /// The call it was taken for.
+    pub call: Option<CallId>,
+    /// `server/tool`, cut to what fits.
+    pub tool: String,
+}
+
+/// No CID could be taken.
+#[derive(Debug, Error)]
+pub enum CidError {
+    /// The directory can't be used.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The file can't be used.
+    #[error("cannot use CID file `{}`", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the host answered.
+        source: io::Error,
+    },
+    /// Everything in the range was taken until the deadline.
+    #[error("all {count} CIDs ({first} to {last}) are taken: {}", tally(holders))]
+    AllTaken {
+        /// How many there are.
+        count: usize,
+        /// The lowest.
+        first: u32,
+        /// The highest.
+        last: u32,
+        /// Who held them at the end.
+        holders: Vec<Holder>,
+    },
+    /// The range holds nothing, or an address that vsock reserves.
+    #[error("CIDs {first} to {last} cannot be handed out")]
+    BadRange {
+        /// The lowest.
+        first: u32,
+        /// The highest.
+        last: u32,
+    },
+    /// The call was cancelled while it waited.
+    #[error("cancelled while waiting for a CID")]
+    Cancelled,
+}
+
+impl CidError {
+    /// What the user can do next, when there is one clear thing.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Dir(error) => error.hint(),
+            Self::AllTaken { .. } => Some(
+                "`osvm ps` lists the guests that hold them; try again when one has ended".into(),
+            ),
+            Self::Io { .. } | Self::BadRange { .. } | Self::Cancelled => None,
+        }
+    }
+}
+
+impl Cids {
+    /// The CIDs `range`, shared through a file in `dir`, the runtime directory.
+    pub fn new(dir: impl Into<PathBuf>, range: RangeInclusive<u32>) -> Self {
+        Self { dir: dir.into(), range }
+    }
+
+    /// The CIDs that are handed out.
+    pub fn range(&self) -> RangeInclusive<u32> {
+        self.range.clone()
+    }
+
+    /// Takes the lowest free CID; waits for one until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`CidError::AllTaken`] at the deadline, naming the holders.
+    pub fn take(
+        &self,
+        claim: Claim<'_>,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Lease, CidError> {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        if Cid::new(first).is_err() || Cid::new(last).is_err() || self.range.is_empty() {
+            return Err(CidError::BadRange { first, last });
+        }
+        let file = self.open()?;
+        let mut pause = PAUSE.0;
+        loop {
+            if let Some(cid) = self.lock_one(&file)? {
+                return self.lease(cid, file, claim);
+            }
+            if cancel.is_cancelled() {
+                return Err(CidError::Cancelled);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let holders = self.list()?;
+                return Err(CidError::AllTaken {
+                    count: self.range.clone().count(),
+                    first,
+                    last,
+                    holders,
+                });
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Every CID of the range that a living process holds, and who that is.
+    ///
+    /// # Errors
+    ///
+    /// [`CidError`] when the file can't be read.
+    pub fn list(&self) -> Result<Vec<Holder>, CidError> {
+        let file = self.open()?;
+        let mut holders = Vec::new();
+        for cid in self.range.clone().filter_map(|raw| Cid::new(raw).ok()) {
+            let mut lock = region(cid);
+            fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
+                .map_err(|error| self.io(error.into()))?;
+            if lock.l_type != libc::F_UNLCK as libc::c_short {
+                holders.push(Record::read(&file, cid).into_holder(cid));
+            }
+        }
+        Ok(holders)
+    }
+
+    fn lock_one(&self, file: &File) -> Result<Option<Cid>, CidError> {
+        for cid in self.range.clone().filter_map(|raw| Cid::new(raw).ok()) {
+            match fcntl(file, FcntlArg::F_OFD_SETLK(&region(cid))) {
+                Ok(_) => return Ok(Some(cid)),
+                // Both mean "taken": fcntl(2).
+                Err(nix::Error::EAGAIN | nix::Error::EACCES) => {}
+                Err(error) => return Err(self.io(error.into())),
+            }
+        }
+        Ok(None)
+    }
+
+    fn lease(&self, cid: Cid, file: File, claim: Claim<'_>) -> Result<Lease, CidError> {
+        let record = Record::new(claim);
+        record.write(&file, cid).map_err(|source| self.io(source))?;
+        Ok(Lease { cid, lock: Arc::new(file.into()), record })
+    }
+
+    /// A new open file description: the locks of two never pass for each other's.
+    fn open(&self) -> Result<File, CidError> {
+        let dir = private(&self.dir)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, FILE, flags, Mode::RUSR | Mode::WUSR);
+        Ok(file.map_err(|error| self.io(error.into()))?.into())
+    }
+
+    fn io(&self, source: io::Error) -> CidError {
+        CidError::Io { path: self.dir.join(FILE), source }
+    }
+}
+
+impl Lease {
+    /// The CID.
+    pub fn cid(&self) -> Cid {
+        self.cid
+    }
+
+    /// What the VM process has to keep open, so that the CID stays taken while it lives.
+    pub fn keep(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.lock)
+    }
+
+    /// Tells `osvm ps` which process runs the guest.
+    pub(crate) fn set_vm_pid(&mut self, pid: u32) {
+        self.record.vm_pid = Some(pid);
+        // The record is for people only: a call does not fail because nobody can read it.
+        if let Ok(file) = self.lock.try_clone() {
+            let _ = self.record.write(&File::from(file), self.cid);
+        }
+    }
+}
+
+/// The bytes that stand for a CID.
+#[expect(clippy::cast_possible_truncation, reason = "F_WRLCK is 1 and SEEK_SET is 0")]
+fn region(cid: Cid) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: i64::try_from(record::offset(cid)).unwrap_or(i64::MAX),
+        l_len: record::LEN as i64,
+        l_pid: 0,
+    }
+}
+
+/// Who holds how many, the largest first.
+fn tally(holders: &[Holder]) -> String {
+    let mut counts: Vec<(&str, Option<u32>, usize)> = Vec::new();
+    for holder in holders {
+        let known =
+            counts.iter_mut().find(|(tool, pid, _)| *tool == holder.tool && *pid == holder.pid);
+        match known {
+            Some((_, _, count)) => *count += 1,
+            None => counts.push((&holder.tool, holder.pid, 1)),
+        }
+    }
+    counts.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+    let mut text = String::new();
+    for (position, (tool, pid, count)) in counts.iter().take(MAX_NAMED).enumerate() {
+        let separator = if position == 0 { "" } else { ", " };
+        let pid = pid.map_or("?".into(), |pid| pid.to_string());
+        // Writing to a string can't fail.
+        let _ = write!(text, "{separator}{count} by `{tool}` of process {pid}");
+    }
+    let rest: usize = counts.iter().skip(MAX_NAMED).map(|(_, _, count)| count).sum();
+    if rest > 0 {
+        let _ = write!(text, ", {rest} by others");
+    }
+    if text.is_empty() { "their holders have just ended".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! What a guest may ask of the host while it works: methods under `host/`.
+//!
+//! The runtime serves `host/log` itself. Everything else goes to a [`HostServices`], which the
+//! broker implements; without one every such request is refused.
+
+use crate::cancel::Cancel;
+use crate::id::CallId;
+use osvm_policy::Resolved;
+use osvm_protocol::code;
+use osvm_protocol::message::RpcError;
+use osvm_vmm::clean;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Instant;
+
+/// Lines one call may write to the log of the host.
+const MAX_LINES: u32 = 1000;
+
+/// Longest line, in bytes.
+const MAX_LINE: usize = 1024;
+
+/// Serves requests of guests.
+pub trait HostServices: fmt::Debug + Send + Sync {
+    /// Answers one request; the guest waits meanwhile.
+    ///
+    /// The request is the guest's, so nothing in it is to be trusted. An answer over the frame
+    /// limit reaches the guest as an error.
+    ///
+    /// # Errors
+    ///
+    /// What the guest is told.
+    fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError>;
+}
+
+/// One request of a guest, and on whose behalf it is.
+#[derive(Debug)]
+pub struct HostRequest<'a> {
+    /// The call.
+    pub call: CallId,
+    /// What the policy says about the tool that runs.
+    pub policy: &'a Resolved,
+    /// `host/…`.
+    pub method: &'a str,
+    /// The guest's parameters, unread.
+    pub params: Option<&'a RawValue>,
+    /// When the call ends.
+    pub deadline: Instant,
+    /// Whether the call still wants an answer.
+    pub cancel: &'a Cancel,
+}
+
+/// Refuses everything.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHostServices;
+
+impl HostServices for NoHostServices {
+    fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError> {
+        let method = clean(request.method.as_bytes(), MAX_LINE);
+        let message = format!("`{method}` is not granted to this call");
+        Err(RpcError::new(code::HOST_METHOD_DENIED, message))
+    }
+}
+
+/// The lines that one guest writes to the host's log, counted.
+#[derive(Debug, Default)]
+pub(crate) struct GuestLog {
+    lines: u32,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    level: Cow<'a, str>,
+    #[serde(borrow)]
+    message: Cow<'a, str>,
+}
+
+impl GuestLog {
+    /// Takes the parameters of one `host/log`.
+    pub(crate) fn write(&mut self, params: Option<&RawValue>) -> Result<Box<RawValue>, RpcError> {
+        let line = params.and_then(|params| serde_json::from_str::<Line<'_>>(params.get()).ok());
+        let Some(line) = line else {
+            let message = "`host/log` takes {\"level\", \"message\"}";
+            return Err(RpcError::new(code::INVALID_PARAMS, message));
+        };
+        self.lines = self.lines.saturating_add(1);
+        if self.lines > MAX_LINES {
+            if self.lines == MAX_LINES + 1 {
+                tracing::warn!("the guest logs more than {MAX_LINES} lines: the rest is dropped");
+            }
+            return Ok(RawValue::NULL.to_owned());
+        }
+        let message = cut(&line.message);
+        // What a guest calls an error is no error of osvm's.
+        match &*line.level {
+            "error" | "warn" | "warning" => tracing::warn!(target: "osvm::guest", "{message}"),
+            "debug" | "trace" => tracing::debug!(target: "osvm::guest", "{message}"),
+            _ => tracing::info!(target: "osvm::guest", "{message}"),
+        }
+        Ok(RawValue::NULL.to_owned())
+    }
+}
+
+/// The beginning of a text, on one line and safe to print.
+fn cut(text: &str) -> String {
+    let beginning = text.floor_char_boundary(MAX_LINE);
+    clean(text.get(..beginning).unwrap_or_default().as_bytes(), MAX_LINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(log: &mut GuestLog, params: &str) -> Result<String, i64> {
+        let params = RawValue::from_string(params.into()).unwrap();
+        log.write(Some(&params)).map(|answer| answer.get().into()).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn a_line_is_taken_and_rubbish_is_refused() {
+        let mut log = GuestLog::default();
+        assert_eq!(write(&mut log, r#"{"level":"info","message":"hi"}"#), Ok("null".into()));
+        assert_eq!(write(&mut log, "[1]"), Err(code::INVALID_PARAMS));
+        assert_eq!(log.write(None).unwrap_err().code, code::INVALID_PARAMS);
+    }
+
+    #[test]
+    fn lines_are_counted_and_the_rest_is_dropped() {
+        let mut log = GuestLog { lines: u32::MAX };
+        assert_eq!(write(&mut log, r#"{"message":"x"}"#), Ok("null".into()));
+        assert_eq!(log.lines, u32::MAX);
+    }
+
+    #[test]
+    fn a_line_can_neither_be_long_nor_act_on_a_terminal() {
+        let cut = cut(&format!("\x1b[2J{}", "ä".repeat(2000)));
+        assert!(cut.len() <= MAX_LINE + 2, "{}", cut.len());
+        assert!(!cut.contains('\x1b'));
+    }
+}

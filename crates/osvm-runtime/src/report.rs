@@ -1,0 +1,105 @@
+//! What is told about a call: the answer, and how it was isolated.
+
+use crate::error::CallError;
+use crate::exchange::Answer;
+use crate::id::CallId;
+use osvm_policy::ExecutionMode;
+use serde::{Serialize, Serializer};
+use std::time::Duration;
+
+/// One call, told.
+#[derive(Debug)]
+pub struct Report {
+    /// The call; `osvm logs` knows it by this id.
+    pub call: CallId,
+    /// The answer, or why there is none.
+    pub outcome: Result<Answer, CallError>,
+    /// How it ran.
+    pub isolation: Isolation,
+}
+
+/// How a call ran. Every field was measured in this call; `None` (`null`) did not happen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Isolation {
+    /// Mode the call ran in, or was to run in when it failed before.
+    pub mode: ExecutionMode,
+    /// The hypervisor.
+    pub backend: Option<&'static str>,
+    /// The guest's address.
+    pub cid: Option<u32>,
+    /// Process id the VM process had.
+    pub vm_pid: Option<u32>,
+    /// Name of the image that was booted.
+    pub image: Option<String>,
+    /// SHA-256 of the image that was booted.
+    pub image_digest: Option<String>,
+    /// From asking the backend for a guest until the guest accepted a connection, in ms.
+    #[serde(rename = "boot_ms", serialize_with = "millis")]
+    pub boot: Option<Duration>,
+    /// From sending the request to the answer, in ms.
+    #[serde(rename = "call_ms", serialize_with = "millis")]
+    pub call: Option<Duration>,
+    /// From the start of the call until nothing was left of it, in ms.
+    #[serde(rename = "total_ms", serialize_with = "millis")]
+    pub total: Option<Duration>,
+    /// Guest memory that had been touched when the tool answered, in KiB.
+    pub guest_memory_kb: Option<u64>,
+    /// Why the call ran on the host although it was to be isolated.
+    pub fallback: Option<String>,
+}
+
+impl Isolation {
+    /// Nothing has happened yet.
+    pub(crate) fn none(mode: ExecutionMode) -> Self {
+        Self {
+            mode,
+            backend: None,
+            cid: None,
+            vm_pid: None,
+            image: None,
+            image_digest: None,
+            boot: None,
+            call: None,
+            total: None,
+            guest_memory_kb: None,
+            fallback: None,
+        }
+    }
+}
+
+/// Milliseconds with three digits behind the point.
+pub(crate) fn as_millis(duration: Duration) -> f64 {
+    // Whole microseconds, so that a shortest-form writer prints no more digits than there are.
+    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    f64::from(micros) / 1000.0
+}
+
+#[expect(clippy::ref_option, reason = "the shape that serde asks for")]
+fn millis<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    duration.map(as_millis).serialize(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_happen_is_null() {
+        let json = serde_json::to_string(&Isolation::none(ExecutionMode::Unikernel)).unwrap();
+        assert_eq!(
+            json,
+            r#"{"mode":"unikernel","backend":null,"cid":null,"vm_pid":null,"image":null,"#
+                .to_owned()
+                + r#""image_digest":null,"boot_ms":null,"call_ms":null,"total_ms":null,"#
+                + r#""guest_memory_kb":null,"fallback":null}"#
+        );
+    }
+
+    #[test]
+    fn times_are_milliseconds_to_the_microsecond() {
+        let boot = Some(Duration::from_nanos(12_345_678));
+        let isolation = Isolation { boot, ..Isolation::none(ExecutionMode::Direct) };
+        let json = serde_json::to_string(&isolation).unwrap();
+        assert!(json.contains(r#""boot_ms":12.345,"#), "{json}");
+    }
+}
