@@ -34,6 +34,10 @@ pub const REGION_SIZE: u64 = 0x200;
 /// Most entries a queue may have. Linux takes the maximum; other drivers choose.
 pub const QUEUE_SIZE_MAX: u16 = 256;
 
+/// How often queues are looked at in one exit. A vCPU that waits for the exit to end can fill a
+/// queue once; only another one that runs meanwhile can fill it more often, and it notifies again.
+const LOOKS: usize = 16;
+
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
 /// virtio-mmio as of virtio 1.0.
@@ -281,24 +285,36 @@ impl Vsock {
         if !self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
             return Ok(());
         }
+        for _ in 0..LOOKS {
+            if !self.look(mem)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at each queue once. Says whether to look again.
+    fn look<M: GuestMemory>(&mut self, mem: &M) -> Result<bool, Abuse> {
         let [rx, tx, event] = &mut self.rings;
-        let mut sent = Progress::default();
-        if tx.queue.ready() {
-            sent = self.device.process_tx(mem, &mut tx.queue)?;
-        }
-        let mut told = Progress::default();
-        if event.queue.ready() {
-            told = self.device.process_event(mem, &mut event.queue)?;
-        }
-        let mut got = Progress::default();
-        if rx.queue.ready() {
-            got = self.device.process_rx(mem, &mut rx.queue)?;
-        }
+        let idle = Progress::default();
+        let ready = |ring: &Ring| ring.queue.ready();
+        let sent = match ready(tx) {
+            true => self.device.process_tx(mem, &mut tx.queue)?,
+            false => idle,
+        };
+        let told = match ready(event) {
+            true => self.device.process_event(mem, &mut event.queue)?,
+            false => idle,
+        };
+        let got = match ready(rx) {
+            true => self.device.process_rx(mem, &mut rx.queue)?,
+            false => idle,
+        };
         self.delivered |= got.used != 0 || told.used != 0;
         if sent.interrupt || told.interrupt || got.interrupt {
             self.interrupt_status |= VIRTIO_MMIO_INT_VRING;
         }
-        Ok(())
+        Ok(sent.more || got.more)
     }
 }
 
