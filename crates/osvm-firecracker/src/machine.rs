@@ -1,0 +1,317 @@
+//! One guest under Firecracker: started, connected to, killed, reaped.
+//!
+//! ```text
+//! boot: config, log, console ──▶ guard ──exec──▶ Firecracker   (VmProcess)
+//! connect: claim the sockets ──▶ "CONNECT 5252" ──▶ "OK port"  (GuestStream)
+//! drop: kill, reap, join the console's thread, in this order
+//! ```
+//!
+//! # Not here
+//!
+//! - What Firecracker is told: [`crate::config`]. Its sockets: [`crate::sockets`].
+
+use crate::FirecrackerBackend;
+use crate::api::{ApiError, put};
+use crate::config::{Guest, fd, fd_path, text};
+use crate::sockets::{LOOK, Paths, Sockets, claim_deadline};
+use osvm_vmm::process::{Launch, VmProcess};
+use osvm_vmm::{
+    BootError, ConnectError, Console, Death, GuestStream, Killer, Machine, MachineSpec, MemoryMib,
+    Usage, clean,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long Firecracker gets to end by itself once a stream of its guest has hung up.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Most of Firecracker's log that is read for the reason of an end, in bytes.
+const MAX_REASON: usize = 1024;
+
+/// A guest under Firecracker.
+#[derive(Debug)]
+pub struct FirecrackerMachine {
+    process: VmProcess,
+    // Gone as soon as the sockets are claimed.
+    paths: Option<Paths>,
+    sockets: Option<Sockets>,
+    console: Option<JoinHandle<Option<String>>>,
+    log: File,
+    metrics: File,
+    memory: MemoryMib,
+}
+
+/// Starts a guest.
+pub(crate) fn boot(
+    backend: &FirecrackerBackend,
+    spec: &MachineSpec,
+) -> Result<FirecrackerMachine, BootError> {
+    let host = |what| move |source: io::Error| BootError::Host { what, source };
+    let paths = Paths::new(&backend.runtime_dir).map_err(host("a folder for sockets"))?;
+    let config = text(Guest {
+        memory: spec.memory,
+        cid: spec.cid,
+        vsock: &paths.vsock(),
+        image: Path::new(&fd_path(fd::IMAGE)),
+        boot_page: Path::new(&fd_path(fd::BOOT_PAGE)),
+    });
+    let config = config.map_err(|error| host("a configuration")(error.into()))?;
+    let file = |name, bytes: &[u8]| memory_file(name, bytes).map_err(host("a memory file"));
+    let log = file("firecracker-log", b"")?;
+    let metrics = file("firecracker-metrics", b"")?;
+    let clone = |file: &File| file.try_clone().map_err(host("a descriptor"));
+    let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let (console, console_end) = pair.map_err(|error| host("a socket")(error.into()))?;
+    let mut fds = vec![
+        (clone(&spec.image.file)?.into(), fd::IMAGE),
+        (file("osvm-boot-page", &spec.boot_page)?.into(), fd::BOOT_PAGE),
+        (console_end, fd::CONSOLE),
+        (file("firecracker-config", config.as_bytes())?.into(), fd::CONFIG),
+        (clone(&log)?.into(), fd::LOG),
+        (clone(&metrics)?.into(), fd::METRICS),
+    ];
+    if let Some(lease) = &spec.lease {
+        fds.push((lease.try_clone().map_err(host("a descriptor"))?, fd::LEASE));
+    }
+    let stdin = File::open("/dev/null").map_err(host("`/dev/null`"))?;
+    let args = arguments(&backend.firecracker, &paths);
+    let launch = Launch { program: &backend.guard, args: &args, stdin: stdin.into(), fds };
+    let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
+        program: backend.guard.clone(),
+        source,
+        fix: "build it with `cargo build --release -p osvm --bins`",
+    })?;
+    let console_log = Console::new(clone(&spec.console)?);
+    let thread = std::thread::Builder::new().name(format!("osvm-cid-{}", spec.cid));
+    let console = thread.spawn(|| keep_console(&File::from(console), console_log));
+    Ok(FirecrackerMachine {
+        process,
+        paths: Some(paths),
+        sockets: None,
+        console: Some(console.map_err(host("a thread"))?),
+        log,
+        metrics,
+        memory: spec.memory,
+    })
+}
+
+/// Arguments of the guard: Firecracker, whose standard output is the guest's console.
+fn arguments(firecracker: &Path, paths: &Paths) -> Vec<OsString> {
+    let console = fd::CONSOLE.to_string();
+    let mut words: Vec<OsString> = vec!["guard".into(), "--stdout".into(), console.into()];
+    words.extend(["--write".into(), paths.folder().into()]);
+    words.push(firecracker.into());
+    words.extend(["--api-sock".into(), paths.api().into()]);
+    words.extend(["--config-file".into(), fd_path(fd::CONFIG).into()]);
+    words.extend(["--log-path".into(), fd_path(fd::LOG).into()]);
+    words.extend(["--level".into(), "Warn".into()]);
+    words.extend(["--metrics-path".into(), fd_path(fd::METRICS).into()]);
+    words
+}
+
+/// Keeps what the guest writes until its console is closed; returns its last words.
+fn keep_console(mut from: &File, mut console: Console) -> Option<String> {
+    let mut buffer = [0; 4096];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) | Err(_) => return console.last_words(),
+            Ok(len) => console.append(buffer.get(..len).unwrap_or_default()),
+        }
+    }
+}
+
+fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+impl Machine for FirecrackerMachine {
+    fn vm_pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    fn connect(&mut self, port: u32, deadline: Instant) -> Result<GuestStream, ConnectError> {
+        self.claim(deadline)?;
+        // The socket exists a moment before Firecracker listens on it.
+        let mut stream = loop {
+            match self.sockets.as_ref().map(Sockets::vsock) {
+                Some(Ok(stream)) => break stream,
+                Some(Err(error)) if error.kind() != io::ErrorKind::ConnectionRefused => {
+                    return Err(error.into());
+                }
+                _ => self.pause(port, deadline)?,
+            }
+        };
+        let timed = |error: io::Error| match error.kind() {
+            io::ErrorKind::TimedOut => ConnectError::Deadline { port },
+            _ => ConnectError::Io(error),
+        };
+        match stream.write_all(format!("CONNECT {port}\n").as_bytes(), deadline) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(timed(error)),
+            _ => {}
+        }
+        match greeting(&mut stream, deadline).map_err(timed)? {
+            Greeting::Accepted => Ok(stream),
+            Greeting::HungUp if self.ended() => Err(ConnectError::Died(self.death())),
+            Greeting::HungUp => Err(ConnectError::Refused { port }),
+        }
+    }
+
+    fn killer(&self) -> Killer {
+        self.process.killer()
+    }
+
+    fn usage(&self) -> Usage {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", self.process.pid()));
+        Usage { guest_memory_kb: maps.ok().and_then(|maps| guest_memory_kb(&maps, self.memory)) }
+    }
+
+    fn death(&mut self) -> Death {
+        let status = match self.process.wait(Instant::now() + GRACE) {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => self.process.end(),
+            Err(error) => Err(error),
+        };
+        let last_words = self.join();
+        let status = match status {
+            Ok(status) => status,
+            Err(error) => return Death::VmmFailed { reason: error.to_string() },
+        };
+        match (last_words, status.signal(), status.code()) {
+            (Some(last_words), _, _) => Death::Panicked { last_words },
+            (None, Some(signal), _) => Death::Killed { signal },
+            // Firecracker ends with 0 when the processor shuts down, which a guest of ours only
+            // does by a triple fault.
+            (None, None, Some(0)) => Death::TripleFault,
+            (None, None, code) => {
+                let (code, log) = (code.unwrap_or_default(), self.log_tail());
+                let report = self.process.report();
+                Death::VmmFailed {
+                    reason: format!("Firecracker exited with {code}: {log}{report}"),
+                }
+            }
+        }
+    }
+}
+
+impl FirecrackerMachine {
+    /// Firecracker's metrics at this moment, as the JSON it writes.
+    ///
+    /// # Errors
+    ///
+    /// When Firecracker is gone, or does not answer until `deadline`.
+    pub fn metrics(&mut self, deadline: Instant) -> Result<String, ApiError> {
+        let claimed = self.claim(deadline);
+        claimed.map_err(|error| ApiError::Io(io::Error::other(error.to_string())))?;
+        let sockets = self.sockets.as_ref().ok_or(io::ErrorKind::NotConnected);
+        let mut api = sockets.map_err(io::Error::from)?.api()?;
+        put(&mut api, "/actions", r#"{"action_type":"FlushMetrics"}"#, deadline)?;
+        Ok(read_all(&mut self.metrics, 1 << 20)?)
+    }
+
+    fn claim(&mut self, deadline: Instant) -> Result<(), ConnectError> {
+        let deadline = deadline.min(claim_deadline());
+        while self.sockets.is_none() {
+            match self.paths.as_ref().and_then(Paths::claim) {
+                Some(sockets) => {
+                    self.sockets = Some(sockets);
+                    self.paths = None;
+                }
+                None => self.pause(osvm_protocol::PORT, deadline)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a moment, unless there is nothing to wait for any more.
+    fn pause(&mut self, port: u32, deadline: Instant) -> Result<(), ConnectError> {
+        if self.process.wait(Instant::now() + LOOK)?.is_some() {
+            return Err(ConnectError::Died(self.death()));
+        }
+        if deadline <= Instant::now() {
+            return Err(ConnectError::Deadline { port });
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self) -> bool {
+        self.process.wait(Instant::now() + GRACE).is_ok_and(|status| status.is_some())
+    }
+
+    fn join(&mut self) -> Option<String> {
+        self.console.take().and_then(|console| console.join().ok().flatten())
+    }
+
+    fn log_tail(&mut self) -> String {
+        let log = read_all(&mut self.log, 1 << 20).unwrap_or_default();
+        clean(log.as_bytes(), MAX_REASON)
+    }
+}
+
+impl Drop for FirecrackerMachine {
+    fn drop(&mut self) {
+        // The console's thread ends when Firecracker's end of the socket is closed.
+        let _status = self.process.end();
+        self.join();
+    }
+}
+
+/// What Firecracker says to `CONNECT`.
+enum Greeting {
+    Accepted,
+    HungUp,
+}
+
+/// Reads `OK <port>\n` and nothing beyond it: the next byte is the guest's.
+fn greeting(stream: &mut GuestStream, deadline: Instant) -> io::Result<Greeting> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < "OK 4294967295\n".len() {
+        if stream.read(&mut byte, deadline)? == 0 {
+            return Ok(Greeting::HungUp);
+        }
+        line.extend_from_slice(&byte);
+        if byte == *b"\n" && line.starts_with(b"OK ") {
+            return Ok(Greeting::Accepted);
+        }
+    }
+    Err(io::Error::other("Firecracker did not answer `CONNECT` with `OK`"))
+}
+
+/// The resident size of the mapping that is the guest's memory: the only one of that size.
+fn guest_memory_kb(smaps: &str, memory: MemoryMib) -> Option<u64> {
+    let size = format!("{} kB", memory.bytes() / 1024);
+    let mut lines = smaps.lines();
+    lines.find(|line| line.strip_prefix("Size:").is_some_and(|value| value.trim() == size))?;
+    let resident = lines.find_map(|line| line.strip_prefix("Rss:"))?;
+    resident.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+fn read_all(file: &mut File, max: u64) -> io::Result<String> {
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.take(max).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_memory_is_the_mapping_of_that_size() {
+        let smaps = "\
+            55d0-55d1 r-xp 0 00:00 0 /firecracker\nSize:   1024 kB\nRss:    900 kB\n\
+            7f00-7f40 rw-p 0 00:00 0\nSize:  65536 kB\nKernelPageSize: 4 kB\nRss:    420 kB\n";
+        assert_eq!(guest_memory_kb(smaps, MemoryMib::new(64).unwrap()), Some(420));
+        assert_eq!(guest_memory_kb(smaps, MemoryMib::new(128).unwrap()), None);
+    }
+}
