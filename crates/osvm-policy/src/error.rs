@@ -312,3 +312,6 @@ pub(crate) fn printable(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Longest config file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -55,14 +56,17 @@ fn check_trust(path: &Path, owner: u32, mode: u32, user: u32) -> Result<(), Conf
 /// The file appears whole or not at all. `false` means that somebody else's file was there first;
 /// it is left alone.
 pub(crate) fn create(path: &Path, text: &str) -> Result<bool, ConfigError> {
-    match try_create(path, text) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(source) => Err(ConfigError::Create { path: path.to_owned(), source }),
+    let failed = |source| ConfigError::Create { path: path.to_owned(), source };
+    let written = write_aside(path, text).map_err(failed)?;
+    match written.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(refused) => Err(failed(refused.error)),
     }
 }
 
-fn try_create(path: &Path, text: &str) -> io::Result<()> {
+/// A file with `text` in the directory of `path`, which goes away unless it is given that name.
+fn write_aside(path: &Path, text: &str) -> io::Result<NamedTempFile> {
     let dir = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -72,8 +76,7 @@ fn try_create(path: &Path, text: &str) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(".isolation_config.").tempfile_in(dir)?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
-    file.persist_noclobber(path)?;
-    Ok(())
+    Ok(file)
 }
 
 #[cfg(test)]

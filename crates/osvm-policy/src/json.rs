@@ -309,7 +309,7 @@ impl<'a> Fields<'a, '_> {
         name: &'static str,
         read: impl FnOnce(Node<'a, '_>, &mut Reader<'a>) -> Option<T>,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(name);
         let index = self.members.iter().position(|member| member.name == name)?;
         let member = self.members.swap_remove(index);
         read(member.node(Path::Member(&self.path, name)), reader)
@@ -338,6 +338,11 @@ impl<'a> Fields<'a, '_> {
             reader.problem(self.at, &self.path, ProblemKind::MissingField { name });
         }
         self.take(reader, name, read)
+    }
+
+    /// Makes a name that is not taken a known one.
+    pub(crate) fn know(&mut self, name: &'static str) {
+        self.known.push(name);
     }
 
     /// Whether the member `name` is there and has not been taken.

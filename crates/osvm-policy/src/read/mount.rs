@@ -39,12 +39,12 @@ fn mount<'a>(node: &Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
         let reason = "has `guest_path` and `vm_path`, which are two names for one thing".into();
         node.problem(reader, ProblemKind::Contradiction { reason });
     }
-    // `vm_path` is the older name.
-    let old_name = fields.take(reader, "vm_path", guest_path);
-    let guest_path = if old_name.is_some() && !both {
-        fields.take(reader, "guest_path", guest_path);
-        old_name
+    // `vm_path` is the older name of the same thing.
+    let guest_path = if fields.has("vm_path") && !both {
+        fields.know("guest_path");
+        fields.take(reader, "vm_path", guest_path)
     } else {
+        fields.take(reader, "vm_path", |_, _| Some(()));
         fields.require(reader, "guest_path", guest_path)
     };
     let readonly = fields.take(reader, "readonly", |node, reader| node.bool(reader));

@@ -33,7 +33,7 @@ pub(super) fn image_name<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>) -> Opt
         name if name.contains('/') => {
             Err("an image is named without a path: `unikernel_dir` says where images are")
         }
-        name if name.starts_with(['.', '-']) => Err("an image name begins with a letter or digit"),
+        name if name.starts_with(['.', '-']) => Err("an image name does not begin with `.` or `-`"),
         name if MAX_NAME < name.len() => Err("an image name is at most 128 bytes long"),
         name if !name.chars().all(plain) => {
             Err("an image name has only letters, digits, `.`, `_` and `-`")
