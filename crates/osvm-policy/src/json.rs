@@ -31,7 +31,7 @@ pub(crate) enum Path<'p> {
 }
 
 impl Path<'_> {
-    /// The name of the member the value is, for messages that need no more.
+    /// The way in words, such as `mcp_servers.solana.mounts[0]`; empty for the whole file.
     pub(crate) fn pointer(&self) -> String {
         match self {
             Self::Root => String::new(),
