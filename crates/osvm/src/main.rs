@@ -1,9 +1,71 @@
-//! (skeleton)
+//! `osvm`: flags, config file, backend choice, terminal, exit codes.
+//!
+//! The one crate that knows all the others, because it puts them together. What a command does
+//! is in the module of its name below `command`; what runs a call is `osvm-runtime`.
+//!
+//! # Invariants
+//!
+//! - Nothing is read or started before a command needs it: start-up is part of every call.
+//! - Everything a user sees goes through [`printer`], log lines through [`logging`].
+//! - One exit: `main` returns it.
+
 mod arguments;
+mod backend;
 mod cli;
+mod command;
+mod context;
 mod failure;
 mod interrupt;
 mod logging;
 mod printer;
 mod vm_program;
-fn main() {}
+
+use crate::cli::{Cli, ColorWhen, Command, Mcp};
+use crate::command::{Outcome, Status};
+use crate::context::Context;
+use crate::printer::Printer;
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    let printer = Printer::new(cli.global.quiet, cli.global.color);
+    let context = Context { printer, global: cli.global };
+    let outcome = logging::start(&context.global).and_then(|()| run(&context, &cli.command));
+    match outcome {
+        Ok(status) => status,
+        Err(failure) => {
+            printer.failure(&failure);
+            Status::OsvmFailed
+        }
+    }
+    .into()
+}
+
+fn run(context: &Context, command: &Command) -> Outcome {
+    match command {
+        Command::Mcp(Mcp::CallTool(args)) => command::call_tool::run(context, args),
+        Command::Mcp(Mcp::Tools(args)) => command::tools::run(context, args),
+        Command::Config(command) => command::config::run(context, command),
+        Command::Doctor(args) => command::doctor::run(context, args),
+        Command::Ps(args) => command::ps::run(context, args),
+        Command::Status(args) => command::status::run(context, args),
+        Command::Logs(args) => command::logs::run(context, args),
+    }
+}
+
+/// Help and version are success; a command line that can't be read is not.
+fn usage(error: &clap::Error) -> Status {
+    let printer = Printer::new(false, ColorWhen::Auto);
+    match printer.usage(error) {
+        Err(failure) => {
+            printer.failure(&failure);
+            Status::OsvmFailed
+        }
+        Ok(()) if error.use_stderr() => Status::OsvmFailed,
+        Ok(()) => Status::Success,
+    }
+}

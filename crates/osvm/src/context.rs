@@ -1,0 +1,99 @@
+//! What commands share: the printer, the config, the directories.
+//!
+//! Nothing is read before a command asks for it, because reading it is on the way of every call.
+
+use crate::backend;
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use osvm_image::Store;
+use osvm_policy::{Config, ConfigError, Created, Env, default_path};
+use osvm_protocol::cid::EPHEMERAL;
+use osvm_runtime::calls::CallLogs;
+use osvm_runtime::cids::Cids;
+use osvm_runtime::{Dirs, NoHostServices, Parts, Runtime};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::{debug, info};
+
+/// The flags that every command takes, and what follows from them.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The way out.
+    pub(crate) printer: Printer,
+    /// The flags.
+    pub(crate) global: Global,
+}
+
+impl Context {
+    /// The environment, as far as the config depends on it.
+    pub(crate) fn env(&self) -> Result<Env, Failure> {
+        Env::from_process().map_err(|error| Failure::from_error("home", &error, error.hint()))
+    }
+
+    /// Which config file is used.
+    pub(crate) fn config_path(&self, env: &Env) -> PathBuf {
+        self.global.config.clone().unwrap_or_else(|| default_path(env))
+    }
+
+    /// The config that is in force. The default one is written on first use; a file that was
+    /// named has to be there, since a name that is misspelt must not weaken anything.
+    pub(crate) fn config(&self, env: &Env) -> Result<Config, Failure> {
+        let path = self.config_path(env);
+        let named = self.global.config.is_some() || env.osvm_config.is_some();
+        debug!(path = %path.display(), "reading the isolation config");
+        let config = if named {
+            Config::load(&path, env)
+        } else {
+            Config::load_or_create(&path, env).map(|(config, Created(created))| {
+                if created {
+                    info!(path = %path.display(), "wrote the default isolation config");
+                }
+                config
+            })
+        };
+        config.map_err(|error| config_failure(&error))
+    }
+
+    /// Where the runtime keeps what several osvm share.
+    pub(crate) fn dirs(&self, env: &Env) -> Dirs {
+        Dirs::from_process(&env.home)
+    }
+
+    /// The CIDs of guests that serve one call.
+    pub(crate) fn cids(&self, env: &Env) -> Cids {
+        Cids::new(self.dirs(env).run, EPHEMERAL)
+    }
+
+    /// The logs of calls.
+    pub(crate) fn call_logs(&self, env: &Env) -> CallLogs {
+        CallLogs::new(self.dirs(env).calls)
+    }
+
+    /// What runs calls, as `config` and the flags say.
+    pub(crate) fn runtime(&self, config: Config, env: &Env) -> Result<Runtime, Failure> {
+        let backend = backend::choose(self.global.backend, config.backend())?;
+        let host = Arc::new(NoHostServices);
+        Ok(Runtime::new(Parts { config, backend, host, dirs: self.dirs(env), cids: EPHEMERAL }))
+    }
+
+    /// The image store that `config` names.
+    pub(crate) fn store(&self, config: &Config) -> Store {
+        Store::new(config.unikernel_dir())
+    }
+}
+
+/// A config that can't be used, as every command shows it.
+pub(crate) fn config_failure(error: &ConfigError) -> Failure {
+    Failure::from_error("config", error, error.hint())
+}
+
+/// Every case that `config` tells apart, as server and tool; the empty name stands for all that
+/// have no entry.
+pub(crate) fn cases(config: &Config) -> impl Iterator<Item = (&str, &str)> {
+    let named = config.servers().flat_map(|entry| {
+        let server = entry.name;
+        entry.tools.into_iter().chain([""]).map(move |tool| (server, tool))
+    });
+    named.chain([("", "")])
+}

@@ -1,0 +1,9 @@
+//! Drives the built `osvm` as a user does, and pins what it prints and how it ends.
+//!
+//! One program, so that it links once. `cargo test unikernel` runs the module of that name.
+#![cfg(test)]
+
+mod support;
+
+mod arguments;
+mod command_line;

@@ -1,0 +1,150 @@
+//! A home directory of its own for each test, and what must be true of the host after it.
+
+use osvm_image::Store;
+use snapbox::Redactions;
+use snapbox::cmd::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest a command of a test may take. Hit only by a bug.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where `cargo xtask guest` puts images, and the program beside them.
+fn guest(file: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(file);
+    assert!(path.exists(), "`{}` is missing: run `cargo xtask guest`", path.display());
+    path
+}
+
+/// A user who has just installed osvm: a home directory, a runtime directory, and images.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    /// A home with the images of `cargo xtask guest` installed.
+    pub(crate) fn new() -> Self {
+        let home = Self::without_images();
+        let store = home.store();
+        let image = guest("unikraft_tool_executor.img");
+        let executor = guest("unikraft_tool_executor");
+        store.install("unikraft_tool_executor", &image, Some(&executor)).unwrap();
+        home
+    }
+
+    /// A home in which the image named `hostile` is the one that misbehaves on demand.
+    pub(crate) fn with_hostile_image() -> Self {
+        let home = Self::new();
+        home.store().install("hostile", &guest("hostile.img"), None).unwrap();
+        home
+    }
+
+    /// A home with nothing in it.
+    pub(crate) fn without_images() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::Builder::new().prefix("osvm-test-").tempdir().unwrap();
+        let runtime = dir.path().join("run");
+        fs::create_dir(&runtime).unwrap();
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+        Self { dir }
+    }
+
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The image store of this home.
+    pub(crate) fn store(&self) -> Store {
+        Store::new(self.path().join(".osvm/unikernels"))
+    }
+
+    /// Puts `text` where osvm looks for its isolation config.
+    pub(crate) fn write_config(&self, text: &str) {
+        let path = self.config_path();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Where osvm looks for its isolation config.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.path().join(".config/osvm/isolation_config.json")
+    }
+
+    /// Writes a file into the home directory and returns its path.
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// `osvm` with these arguments, in this home, with nothing else in its environment.
+    pub(crate) fn osvm<const N: usize>(&self, args: [&str; N]) -> Command {
+        let mut redactions = Redactions::new();
+        redactions.insert("[HOME]", self.path().to_path_buf()).unwrap();
+        redactions.insert("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
+        let assert = snapbox::Assert::new()
+            .action_env(snapbox::assert::DEFAULT_ACTION_ENV)
+            .redact_with(redactions);
+        Command::from_std(self.std_command(&args)).timeout(PATIENCE).with_assert(assert)
+    }
+
+    /// The same command for tests that start it and do something meanwhile.
+    pub(crate) fn spawn<const N: usize>(&self, args: [&str; N]) -> Child {
+        let mut command = self.std_command(&args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    fn std_command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_osvm"));
+        command
+            .args(args)
+            .env_clear()
+            .env("HOME", self.path())
+            .env("XDG_RUNTIME_DIR", self.path().join("run"))
+            .current_dir(self.path());
+        command
+    }
+
+    /// Ids of the processes that hold a file of this home open: osvm itself and its VMs.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let ids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let pid: u32 = entry.unwrap().file_name().to_str()?.parse().ok()?;
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+            let here = |path: PathBuf| path.starts_with(self.path());
+            (pid != std::process::id()
+                && open.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(here)))
+            .then_some(pid)
+        });
+        ids.collect()
+    }
+
+    /// Waits until the VM process of a call that was started meanwhile is there.
+    pub(crate) fn wait_for_vm(&self) -> u32 {
+        let program = Path::new(env!("CARGO_BIN_EXE_osvm-vm"));
+        eventually("a VM process", || {
+            let is_vm = |pid: &u32| {
+                fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+            };
+            self.processes().into_iter().find(is_vm)
+        })
+    }
+}
+
+/// Polls until `probe` finds something; fails the test when it never does.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
