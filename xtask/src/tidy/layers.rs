@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-vsock", &["osvm-protocol"]),
     ("osvm-kvm", &["osvm-protocol", "osvm-vmm", "osvm-vsock"]),
     ("osvm-qemu", &["osvm-protocol", "osvm-vmm", "osvm-vsock"]),
+    ("osvm-firecracker", &["osvm-protocol", "osvm-vmm"]),
     // What runs calls. It never sees a hypervisor.
     ("osvm-runtime", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vmm"]),
     // Inside the guest. Nothing here sees a host crate.
