@@ -26,6 +26,8 @@ pub mod arguments;
 mod digest;
 mod elf;
 mod error;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 mod image;
 mod index;
 mod name;
