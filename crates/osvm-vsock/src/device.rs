@@ -90,7 +90,6 @@ pub struct Device {
     tx: Chain,
     event: Chain,
     tell_reset: bool,
-    payload_from_guest: u64,
 }
 
 impl Device {
@@ -106,7 +105,6 @@ impl Device {
             tx: Chain::new(QueueName::Tx, Permissions::Read),
             event: Chain::new(QueueName::Event, Permissions::Write),
             tell_reset: false,
-            payload_from_guest: 0,
         })
     }
 
@@ -182,8 +180,6 @@ impl Device {
             if held < header.len.into() {
                 return Err(Abuse::PacketTruncated { announced: header.len, held });
             }
-            let announced = self.payload_from_guest.saturating_add(header.len.into());
-            self.payload_from_guest = announced;
             let chain = &self.tx;
             self.mux.guest_packet(&header, |offset, piece| {
                 chain.read(mem, offset.saturating_add(HEADER_LEN as u64), piece)
@@ -289,9 +285,9 @@ impl Device {
         self.tell_reset = false;
     }
 
-    /// Bytes of payload in the guest's packets so far: 0 until a guest has something to say.
+    /// Bytes the guest has sent on its connections so far: 0 until it has something to say.
     pub fn payload_from_guest(&self) -> u64 {
-        self.payload_from_guest
+        self.mux.payload_from_guest()
     }
 
     /// What happened since the last call, in order. To be called after every other call, or

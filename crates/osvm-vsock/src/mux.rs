@@ -63,6 +63,8 @@ pub(crate) struct Mux {
     services: BTreeSet<u32>,
     next_port: u32,
     windows: u32,
+    /// Bytes taken from the guest, ever.
+    payload: u64,
     events: VecDeque<Event>,
     epoll: OwnedFd,
     /// Payload between guest memory and sockets; its pages cost nothing until they are used.
@@ -82,6 +84,7 @@ impl Mux {
             services: BTreeSet::new(),
             next_port: FIRST_PORT,
             windows: 0,
+            payload: 0,
             events: VecDeque::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             buffer: vec![0; PAYLOAD_MAX],
@@ -96,6 +99,10 @@ impl Mux {
 
     pub(crate) fn epoll_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+
+    pub(crate) fn payload_from_guest(&self) -> u64 {
+        self.payload
     }
 
     pub(crate) fn take_events(&mut self) -> impl Iterator<Item = Event> + use<'_> {
@@ -196,7 +203,13 @@ impl Mux {
                 self.events.push_back(Event::Accepted { token });
                 Fate::Keep
             }
-            _ => connection.guest_packet(header, &mut self.buffer, payload)?,
+            (operation, _) => {
+                let fate = connection.guest_packet(header, &mut self.buffer, payload)?;
+                if operation == op::RW && fate == Fate::Keep {
+                    self.payload = self.payload.saturating_add(header.len.into());
+                }
+                fate
+            }
         };
         self.settle(peer, fate);
         Ok(())

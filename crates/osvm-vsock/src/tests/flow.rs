@@ -1,4 +1,5 @@
 //! What a connection goes through, from request to reset.
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test fit where it puts them")]
 
 use super::guest::*;
 use crate::{Event, MAX_CONNECTIONS, Peer, Refusal, WINDOW_MAX, WINDOW_MIN};

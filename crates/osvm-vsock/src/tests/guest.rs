@@ -2,11 +2,12 @@
 //!
 //! Uses only what the crate offers to everyone, so that benchmarks can use it too. Its own packet
 //! encoding checks the device's.
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test fit where it puts them")]
 
 use osvm_protocol::Cid;
 use osvm_vsock::mmio::Vsock;
 use osvm_vsock::{Abuse, Device, Event};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -90,7 +91,6 @@ impl Packet {
 /// One split ring in guest memory, from the driver's side.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    pub(crate) index: usize,
     pub(crate) size: u16,
     pub(crate) desc: u64,
     pub(crate) avail: u64,
@@ -103,7 +103,6 @@ impl Ring {
     fn new(index: usize, size: u16) -> Self {
         let base = RINGS * (index as u64 + 1);
         Self {
-            index,
             size,
             desc: base,
             avail: base + 0x4000,
@@ -162,7 +161,7 @@ pub(crate) struct Stream {
     pub(crate) window: u32,
     /// What the counters of both sides begin with.
     pub(crate) start: u32,
-    pub(crate) received: VecDeque<u8>,
+    pub(crate) received: Vec<u8>,
     pub(crate) forwarded: u32,
     pub(crate) sent: u32,
     pub(crate) peer_window: u32,
@@ -172,12 +171,16 @@ pub(crate) struct Stream {
     /// Whether the guest takes what it receives at once, and says so when half the window is used.
     pub(crate) reads: bool,
     pub(crate) announced: u32,
-    pub(crate) total_received: u64,
 }
 
 impl Stream {
     pub(crate) fn credit(&self) -> u32 {
         self.peer_window.saturating_sub(self.sent.wrapping_sub(self.peer_forwarded))
+    }
+
+    /// The wrapping count of all bytes received.
+    pub(crate) fn total(&self) -> u32 {
+        self.start.wrapping_add(self.received.len() as u32)
     }
 
     pub(crate) fn packet(&self, op: u16, payload: &[u8]) -> Packet {
@@ -215,12 +218,23 @@ impl Guest {
     /// A guest whose driver is ready, with `size` buffers of `rx_buffer` bytes for packets.
     pub(crate) fn boot(size: u16, rx_buffer: u32) -> Self {
         let mut guest = Self::cold(size, rx_buffer);
-        guest.set_up().unwrap();
-        for head in 0..size {
-            guest.post_rx(head);
-        }
-        guest.notify(RX).unwrap();
+        guest.start_driver();
         guest
+    }
+
+    /// The driver begins anew, with fresh rings.
+    pub(crate) fn start_driver(&mut self) {
+        let size = self.rings[RX].size;
+        self.rings = [RX, TX, EVENT].map(|index| Ring::new(index, size));
+        for ring in &self.rings {
+            self.mem.write_slice(&vec![0; RINGS as usize], GuestAddress(ring.desc)).unwrap();
+        }
+        self.streams.clear();
+        self.set_up().unwrap();
+        for head in 0..size {
+            self.post_rx(head);
+        }
+        self.notify(RX).unwrap();
     }
 
     /// A guest whose driver has not touched the device.
@@ -375,9 +389,8 @@ impl Guest {
         match packet.op {
             REQUEST => answer = Some(stream.packet(RESPONSE, &[])),
             RW => {
-                stream.received.extend(&packet.payload);
-                stream.total_received += packet.payload.len() as u64;
-                let total = stream.start.wrapping_add(stream.total_received as u32);
+                stream.received.extend_from_slice(&packet.payload);
+                let total = stream.total();
                 assert!(
                     total.wrapping_sub(stream.announced) <= stream.window,
                     "the device overran the guest's window"
@@ -389,10 +402,10 @@ impl Guest {
                     }
                 }
             }
-            CREDIT_REQUEST => answer = Some(stream.packet(CREDIT_UPDATE, &[])),
+            CREDIT_REQUEST if stream.reads => answer = Some(stream.packet(CREDIT_UPDATE, &[])),
             SHUTDOWN => stream.shutdown |= packet.flags,
             RST => stream.reset = true,
-            RESPONSE | CREDIT_UPDATE => {}
+            RESPONSE | CREDIT_UPDATE | CREDIT_REQUEST => {}
             op => panic!("the device sent op {op}"),
         }
         if let Some(answer) = answer {
@@ -401,9 +414,18 @@ impl Guest {
         }
     }
 
+    /// The guest takes what it has received, and says so.
+    pub(crate) fn read(&mut self, host_port: u32) {
+        let stream = self.streams.get_mut(&host_port).unwrap();
+        stream.forwarded = stream.total();
+        stream.announced = stream.forwarded;
+        let update = stream.packet(CREDIT_UPDATE, &[]);
+        self.send(&update).unwrap();
+    }
+
     /// Sends as much of `bytes` as credit allows in one packet of at most `max` bytes.
     pub(crate) fn write(&mut self, host_port: u32, bytes: &[u8], max: usize) -> usize {
-        let stream = self.streams.get_mut(&host_port).unwrap();
+        let Some(stream) = self.streams.get_mut(&host_port) else { return 0 };
         let len = bytes.len().min(max).min(stream.credit() as usize);
         if len == 0 {
             return 0;
