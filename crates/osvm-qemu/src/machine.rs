@@ -87,8 +87,9 @@ pub(crate) fn boot(backend: &QemuBackend, spec: &MachineSpec) -> Result<QemuMach
     let wake = wake.map_err(|error| host("a descriptor")(error.into()))?;
     let (sender, receiver) = channel();
     let orders = Orders::new(sender, clone(&wake)?);
-    let rings = Rings::new(clone(&memory)?).map_err(host("memory for the rings"))?;
     let device = Device::new(spec.cid).map_err(host("a descriptor"))?;
+    let rings = Rings::new(clone(&memory)?, device.config());
+    let rings = rings.map_err(host("memory for the rings"))?;
     let log = spec.console.try_clone().map_err(host("a descriptor"))?;
     let ends = Ends { vhost, wake, console, qmp };
     let service = Service::new(ends, rings, device, receiver, Console::new(log), process.killer());

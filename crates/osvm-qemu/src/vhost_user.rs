@@ -39,6 +39,10 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 /// Virtio features of the device. Streams are implied; other socket types are not offered.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
+/// Protocol features: answers to every message, and the configuration space, which holds the CID.
+const PROTOCOL: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::REPLY_ACK.union(VhostUserProtocolFeatures::CONFIG);
+
 /// Most entries a ring may have; QEMU's vsock device uses 128.
 const QUEUE_SIZE_MAX: u16 = 1024;
 
@@ -73,16 +77,19 @@ struct Mapping {
 #[derive(Debug)]
 pub(crate) struct Rings {
     memory_file: OwnedFd,
+    config: [u8; 8],
     memory: GuestMemoryMmap,
     mappings: Vec<Mapping>,
     rings: [Ring; QUEUES.len()],
 }
 
 impl Rings {
-    /// Rings in `memory_file`, the sealed file that QEMU was given as guest memory.
-    pub(crate) fn new(memory_file: OwnedFd) -> io::Result<Self> {
+    /// Rings in `memory_file`, the sealed file that QEMU was given as guest memory, of a device
+    /// with the configuration space `config`.
+    pub(crate) fn new(memory_file: OwnedFd, config: [u8; 8]) -> io::Result<Self> {
         let rings = [Ring::new()?, Ring::new()?];
-        Ok(Self { memory_file, memory: GuestMemoryMmap::new(), mappings: Vec::new(), rings })
+        let memory = GuestMemoryMmap::new();
+        Ok(Self { memory_file, config, memory, mappings: Vec::new(), rings })
     }
 
     /// Guest memory and the ring `name`, when it may be used.
@@ -270,12 +277,11 @@ impl VhostUserBackendReqHandlerMut for Rings {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::REPLY_ACK)
+        Ok(PROTOCOL)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        let offered = VhostUserProtocolFeatures::REPLY_ACK.bits();
-        if features & !offered == 0 { Ok(()) } else { Err(Error::InvalidParam) }
+        if features & !PROTOCOL.bits() == 0 { Ok(()) } else { Err(Error::InvalidParam) }
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
@@ -287,8 +293,16 @@ impl VhostUserBackendReqHandlerMut for Rings {
         Ok(())
     }
 
-    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        not_offered()
+    fn get_config(
+        &mut self,
+        offset: u32,
+        size: u32,
+        _flags: VhostUserConfigFlags,
+    ) -> Result<Vec<u8>> {
+        let start = usize::try_from(offset).map_err(|_| Error::InvalidParam)?;
+        let size = usize::try_from(size).map_err(|_| Error::InvalidParam)?;
+        let end = start.checked_add(size).ok_or(Error::InvalidParam)?;
+        self.config.get(start..end).map(<[u8]>::to_vec).ok_or(Error::InvalidParam)
     }
 
     fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> Result<()> {
