@@ -10,7 +10,6 @@ use osvm_image::Store;
 use osvm_policy::{Config, ConfigError, Created, Env, default_path};
 use osvm_protocol::cid::EPHEMERAL;
 use osvm_runtime::calls::CallLogs;
-use osvm_runtime::cids::Cids;
 use osvm_runtime::{Dirs, NoHostServices, Parts, Runtime};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,11 +57,6 @@ impl Context {
     /// Where the runtime keeps what several osvm share.
     pub(crate) fn dirs(&self, env: &Env) -> Dirs {
         Dirs::from_process(&env.home)
-    }
-
-    /// The CIDs of guests that serve one call.
-    pub(crate) fn cids(&self, env: &Env) -> Cids {
-        Cids::new(self.dirs(env).run, EPHEMERAL)
     }
 
     /// The logs of calls.

@@ -7,7 +7,8 @@ use crate::cli::Ps;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
-use osvm_runtime::cids::Holder;
+use osvm_protocol::cid::{EPHEMERAL, PERSISTENT};
+use osvm_runtime::cids::{Cids, Holder};
 use serde::Serialize;
 use std::time::SystemTime;
 
@@ -26,10 +27,13 @@ struct Vm {
 /// Lists them.
 pub(crate) fn run(context: &Context, args: &Ps) -> Outcome {
     let env = context.env()?;
-    let runtime = context.runtime(context.config(&env)?, &env)?;
-    let guests = runtime.guests();
-    let guests = guests.map_err(|error| Failure::from_error("cids", &error, error.hint()))?;
-    let vms: Vec<Vm> = guests.into_iter().filter_map(Vm::new).collect();
+    let run = context.dirs(&env).run;
+    let mut vms: Vec<Vm> = Vec::new();
+    for range in [PERSISTENT, EPHEMERAL] {
+        let holders = Cids::new(&run, range).list();
+        let holders = holders.map_err(|error| Failure::from_error("cids", &error, error.hint()))?;
+        vms.extend(holders.into_iter().filter_map(Vm::new));
+    }
     if args.json {
         context.printer.pretty_json(&vms)?;
         return Ok(Status::Success);

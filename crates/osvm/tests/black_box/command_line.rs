@@ -5,7 +5,34 @@ use snapbox::str;
 
 #[test]
 fn without_a_command_help_is_shown_and_it_counts_as_wrong_use() {
-    Home::without_images().osvm([]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+    Home::without_images().osvm([]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+Runs every tool call of an AI agent in its own throw-away virtual machine
+
+Usage: osvm [OPTIONS] <COMMAND>
+
+Commands:
+  mcp     Call MCP tools, each call in a virtual machine of its own
+  config  Look at and check the isolation config
+  doctor  Check whether calls can run on this host, and say how to fix what is wrong
+  ps      List the virtual machines that run now
+  status  Print the status line
+  logs    Show what a virtual machine wrote to its console
+
+Options:
+  -h, --help     Print help (see more with '--help')
+  -V, --version  Print version
+
+Global options:
+  -v, --verbose...           Log more: -v what a call does and when, -vv details
+  -q, --quiet                Log nothing and say only why something failed
+      --log-format <FORMAT>  How log lines look on stderr [default: text] [possible values: text, json]
+      --config <FILE>        The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
+      --backend <NAME>       What boots the virtual machines [default: as the config says] [env: OSVM_BACKEND] [possible values: auto, kvm, qemu, firecracker]
+      --color <WHEN>         When to use colors; NO_COLOR is respected [default: auto] [possible values: auto, always, never]
+
+Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it.
+
+"#]]);
 }
 
 #[test]
@@ -17,19 +44,105 @@ fn version_is_one_line() {
 #[test]
 fn an_unknown_command_names_the_nearest() {
     let home = Home::without_images();
-    home.osvm(["docter"]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+    home.osvm(["docter"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unrecognized subcommand 'docter'
+
+  tip: a similar subcommand exists: 'doctor'
+
+Usage: osvm [OPTIONS] <COMMAND>
+
+For more information, try '--help'.
+
+"#]]);
 }
 
 #[test]
 fn help_of_a_call_shows_how_to_call() {
     let home = Home::without_images();
-    home.osvm(["mcp", "call-tool", "--help"]).assert().code(0).stdout_eq(str![]).stderr_eq("");
+    home.osvm(["mcp", "call-tool", "--help"]).assert().code(0).stdout_eq(str![[r#"
+Call one tool: boot a virtual machine, call, destroy it
+
+Usage: osvm mcp call-tool [OPTIONS] <SERVER> <TOOL> [ARGUMENTS]
+
+Arguments:
+  <SERVER>
+          The MCP server the tool belongs to
+
+  <TOOL>
+          The tool's name
+
+  [ARGUMENTS]
+          The arguments: a JSON object, `@FILE`, or `-` for stdin [default: {}]
+
+Options:
+      --json
+          Print an envelope: result or error, and how the call was isolated
+
+  -h, --help
+          Print help (see a summary with '-h')
+
+Global options:
+  -v, --verbose...
+          Log more: -v what a call does and when, -vv details
+
+  -q, --quiet
+          Log nothing and say only why something failed
+
+      --log-format <FORMAT>
+          How log lines look on stderr
+
+          Possible values:
+          - text: One line for people
+          - json: One JSON object per line
+          
+          [default: text]
+
+      --config <FILE>
+          The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
+
+      --backend <NAME>
+          What boots the virtual machines [default: as the config says]
+
+          Possible values:
+          - auto:        The best one that works on this host
+          - kvm:         The VMM inside osvm, on `/dev/kvm`
+          - qemu:        QEMU as a child process
+          - firecracker: Firecracker as a child process
+          
+          [env: OSVM_BACKEND]
+
+      --color <WHEN>
+          When to use colors; NO_COLOR is respected
+
+          Possible values:
+          - auto:   On a terminal, unless `NO_COLOR` is set
+          - always: Always
+          - never:  Never
+          
+          [default: auto]
+
+Examples:
+  osvm mcp call-tool system echo '{"text":"hi"}'
+  osvm mcp call-tool solana decode_transaction @transaction.json
+  echo '{"text":"hi"}' | osvm mcp call-tool system echo - --json
+
+Exit codes: 0 the tool answered, 1 the tool reported an error, 2 osvm could not run it.
+
+"#]]).stderr_eq("");
 }
 
 #[test]
 fn a_backend_of_another_build_is_told_from_a_misspelt_one() {
     let home = Home::without_images();
-    home.osvm(["--backend", "qemuu", "ps"]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+    home.osvm(["--backend", "qemuu", "ps"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value 'qemuu' for '--backend <NAME>'
+  [possible values: auto, kvm, qemu, firecracker]
+
+  tip: a similar value exists: 'qemu'
+
+For more information, try '--help'.
+
+"#]]);
 }
 
 #[test]

@@ -7,3 +7,10 @@ mod support;
 
 mod arguments;
 mod command_line;
+mod config;
+mod denied;
+mod doctor;
+mod output;
+mod tools;
+mod unikernel;
+mod watching;

@@ -1,6 +1,7 @@
 //! A home directory of its own for each test, and what must be true of the host after it.
 
 use osvm_image::Store;
+use serde_json::json;
 use snapbox::Redactions;
 use snapbox::cmd::Command;
 use std::fs;
@@ -17,6 +18,24 @@ fn guest(file: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(file);
     assert!(path.exists(), "`{}` is missing: run `cargo xtask guest`", path.display());
     path
+}
+
+/// What a host may lack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hidden {
+    /// There is no `/dev/kvm`.
+    Kvm,
+    /// `/dev/kvm` can't be opened, which even root can be refused.
+    KvmPermission,
+}
+
+impl Hidden {
+    fn script(self) -> &'static str {
+        match self {
+            Self::Kvm => "mount -t tmpfs none /dev",
+            Self::KvmPermission => "mount --bind /dev /dev && mount -o remount,bind,nodev /dev",
+        }
+    }
 }
 
 /// A user who has just installed osvm: a home directory, a runtime directory, and images.
@@ -75,6 +94,21 @@ impl Home {
         self.path().join(".config/osvm/isolation_config.json")
     }
 
+    /// Makes every tool run in the image that does what `HOSTILE` says, with a time limit.
+    pub(crate) fn use_hostile(&self, what: &str, timeout_secs: u32) {
+        self.write_config(
+            &json!({
+                "unikernel_dir": self.store().dir(),
+                "mcp_servers": {"system": {
+                    "unikernel_image": "hostile",
+                    "timeout_secs": timeout_secs,
+                    "env_vars": {"HOSTILE": what},
+                }},
+            })
+            .to_string(),
+        );
+    }
+
     /// Writes a file into the home directory and returns its path.
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
@@ -84,23 +118,51 @@ impl Home {
 
     /// `osvm` with these arguments, in this home, with nothing else in its environment.
     pub(crate) fn osvm<const N: usize>(&self, args: [&str; N]) -> Command {
+        self.command(self.osvm_std(&args))
+    }
+
+    /// `osvm` on a host that lacks something; `None`, said on stderr, where this can't be had.
+    pub(crate) fn osvm_without(&self, hidden: Hidden, args: &[&str]) -> Option<Command> {
+        let osvm = self.osvm_std(args);
+        let mut namespace = std::process::Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            namespace.args(["--user", "--map-root-user"]);
+        }
+        namespace.arg("--mount").args(["sh", "-c"]);
+        let probe = namespace.arg(format!("{} && exec \"$@\"", hidden.script())).arg("sh");
+        let mut command = std::process::Command::new(probe.get_program());
+        command.args(probe.get_args());
+        if !probe.arg("true").output().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: this host does not allow a mount namespace");
+            let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("namespaces"), "OSVM_REQUIRE names namespaces");
+            return None;
+        }
+        command.arg(osvm.get_program()).args(osvm.get_args()).current_dir(self.path());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command.envs(osvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Some(self.command(command))
+    }
+
+    fn command(&self, command: std::process::Command) -> Command {
         let mut redactions = Redactions::new();
         redactions.insert("[HOME]", self.path().to_path_buf()).unwrap();
         redactions.insert("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
         let assert = snapbox::Assert::new()
             .action_env(snapbox::assert::DEFAULT_ACTION_ENV)
             .redact_with(redactions);
-        Command::from_std(self.std_command(&args)).timeout(PATIENCE).with_assert(assert)
+        Command::from_std(command).timeout(PATIENCE).with_assert(assert)
     }
 
     /// The same command for tests that start it and do something meanwhile.
-    pub(crate) fn spawn<const N: usize>(&self, args: [&str; N]) -> Child {
-        let mut command = self.std_command(&args);
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.osvm_std(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 
-    fn std_command(&self, args: &[&str]) -> std::process::Command {
+    /// The same as an ordinary command.
+    pub(crate) fn osvm_std(&self, args: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_osvm"));
         command
             .args(args)
@@ -124,6 +186,22 @@ impl Home {
         ids.collect()
     }
 
+    /// Checks that nothing of any call is left: no process, no CID, no socket, no file but logs.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), [0; 0], "processes that hold files of this home");
+        let ps = self.osvm(["ps", "--json"]).output().unwrap();
+        assert_eq!(String::from_utf8(ps.stdout).unwrap(), "[]\n", "VMs that hold a CID");
+        let mut files = Vec::new();
+        list(&self.path().join("run"), &mut files);
+        list(&self.path().join(".local/state"), &mut files);
+        let expected = |file: &PathBuf| {
+            file.ends_with("run/osvm/cids") || file.extension().is_some_and(|end| end == "log")
+        };
+        files.retain(|file| !expected(file));
+        assert_eq!(files, [PathBuf::new(); 0], "files that only a running call needs");
+    }
+
     /// Waits until the VM process of a call that was started meanwhile is there.
     pub(crate) fn wait_for_vm(&self) -> u32 {
         let program = Path::new(env!("CARGO_BIN_EXE_osvm-vm"));
@@ -133,6 +211,18 @@ impl Home {
             };
             self.processes().into_iter().find(is_vm)
         })
+    }
+}
+
+/// All files below a directory, which need not exist.
+fn list(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), files);
+        } else {
+            files.push(entry.path());
+        }
     }
 }
 

@@ -4,19 +4,21 @@ use crate::support::{Home, eventually};
 use serde_json::{Value, json};
 use snapbox::str;
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const ECHO: [&str; 4] = ["mcp", "call-tool", "system", "echo"];
+/// The command line of a call of `system echo`.
+fn echo<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&["mcp", "call-tool", "system", "echo"], rest].concat()
+}
 
 #[test]
 fn test_spawn_and_terminate_unikernel() {
     let home = Home::new();
     let text = "x".repeat(4 << 20);
     let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
-    let call = home.spawn(["mcp", "call", "system", "echo", &at(&arguments), "--json"]);
+    let call = home.spawn(&["mcp", "call", "system", "echo", &at(&arguments), "--json"]);
     let vm_pid = home.wait_for_vm();
     let envelope = answer(call);
     assert_eq!(envelope["result"]["text"], text);
@@ -45,7 +47,7 @@ fn a_tool_that_says_no_ends_with_one_and_its_own_words() {
 fn every_field_of_the_envelope_is_true() {
     let home = Home::new();
     let begun = Instant::now();
-    let envelope = answer(home.spawn([ECHO.as_slice(), &[r#"{"text":"hi"}"#, "--json"]].concat()));
+    let envelope = answer(home.spawn(&echo(&[r#"{"text":"hi"}"#, "--json"])));
     let took = begun.elapsed().as_secs_f64() * 1000.0;
     let isolation = &envelope["isolation"];
     let image = home.store().image_path("unikraft_tool_executor");
@@ -58,7 +60,8 @@ fn every_field_of_the_envelope_is_true() {
     assert_eq!(isolation["image"], "unikraft_tool_executor");
     assert_eq!(isolation["fallback"], Value::Null);
     assert!((200..=299).contains(&isolation["cid"].as_u64().unwrap()));
-    let [boot, call, total] = ["boot_ms", "call_ms", "total_ms"].map(|f| isolation[f].as_f64().unwrap());
+    let [boot, call, total] =
+        ["boot_ms", "call_ms", "total_ms"].map(|f| isolation[f].as_f64().unwrap());
     assert!(0.0 < boot && 0.0 < call && boot + call <= total && total <= took, "{envelope}");
     let touched = isolation["guest_memory_kb"].as_u64().unwrap();
     assert!((16..=16 << 10).contains(&touched), "a call touches some memory, not all: {touched}");
@@ -70,7 +73,7 @@ fn ten_mebibytes_go_in_and_come_out() {
     // The request around the arguments has to fit into the same 10 MiB.
     let text = "x".repeat((10 << 20) - 1024);
     let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
-    let output = home.spawn([ECHO.as_slice(), &[&at(&arguments)]].concat()).wait_with_output();
+    let output = home.spawn(&echo(&[&at(&arguments)])).wait_with_output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["text"] == text);
@@ -80,9 +83,8 @@ fn ten_mebibytes_go_in_and_come_out() {
 #[test]
 fn twenty_calls_at_once_have_a_vm_each() {
     let home = Home::new();
-    let calls: Vec<Child> = (0..20)
-        .map(|n| home.spawn([ECHO.as_slice(), &[&format!(r#"{{"text":"{n}"}}"#), "--json"]].concat()))
-        .collect();
+    let calls: Vec<Child> =
+        (0..20).map(|n| home.spawn(&echo(&[&format!(r#"{{"text":"{n}"}}"#), "--json"]))).collect();
     let mut pids = HashSet::new();
     for (n, call) in calls.into_iter().enumerate() {
         let envelope = answer(call);
@@ -96,7 +98,7 @@ fn twenty_calls_at_once_have_a_vm_each() {
 fn killing_osvm_in_mid_call_leaves_nothing_behind() {
     let home = Home::with_hostile_image();
     home.use_hostile("spin", 30);
-    let mut osvm = home.spawn(ECHO.to_vec());
+    let mut osvm = home.spawn(&echo(&[r#"{"text":"hi"}"#]));
     let vm_pid = home.wait_for_vm();
     osvm.kill().unwrap();
     osvm.wait().unwrap();
@@ -120,7 +122,7 @@ fn sigterm_ends_the_call_in_order() {
 fn check_signal(signal: &str, code: i32, stderr: &str) {
     let home = Home::with_hostile_image();
     home.use_hostile("spin", 30);
-    let osvm = home.spawn(ECHO.to_vec());
+    let osvm = home.spawn(&echo(&[r#"{"text":"hi"}"#]));
     home.wait_for_vm();
     let pid = osvm.id().to_string();
     assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());

@@ -2,13 +2,15 @@
 
 use super::leftovers;
 use super::{Check, State};
+use crate::backend;
 use crate::context::{Context, cases};
 use crate::failure::Failure;
 use crate::vm_program;
 use osvm_image::{FileState, Listed, Store};
 use osvm_kvm::probe::{self, Kind, Speed, Unusable};
 use osvm_policy::{Config, ConfigError, Env, ExecutionMode};
-use osvm_runtime::cids::Holder;
+use osvm_protocol::cid::EPHEMERAL;
+use osvm_runtime::cids::{Cids, Holder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +27,10 @@ pub(super) fn all(context: &Context) -> Vec<Check> {
             let (check, config) = config(context, &env);
             checks.push(check);
             match config {
-                Some(config) => checks.extend(images(context, &config)),
+                Some(config) => {
+                    checks.push(backend(context, &config));
+                    checks.extend(images(context, &config));
+                }
                 None => checks.push(Check::new(
                     "images",
                     State::Skipped,
@@ -138,6 +143,15 @@ fn config(context: &Context, env: &Env) -> (Check, Option<Config>) {
     }
 }
 
+fn backend(context: &Context, config: &Config) -> Check {
+    match backend::choose(context.global.backend, config.backend()) {
+        Ok(backend) => {
+            Check::new("backend", State::Ok, backend.name()).fact("backend", backend.name())
+        }
+        Err(failure) => failed("backend", &failure),
+    }
+}
+
 /// One check for each image that a call can need, and for each other one in the store.
 fn images(context: &Context, config: &Config) -> Vec<Check> {
     let store = context.store(config);
@@ -212,8 +226,8 @@ fn executor_word(state: &FileState) -> &'static str {
 }
 
 fn cids(context: &Context, env: &Env) -> Check {
-    let cids = context.cids(env);
-    let range = cids.range();
+    let range = EPHEMERAL;
+    let cids = Cids::new(context.dirs(env).run, range.clone());
     match cids.list() {
         Ok(holders) => {
             let total = range.clone().count();

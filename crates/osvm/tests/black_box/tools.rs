@@ -1,0 +1,61 @@
+//! Names and arguments of tools, checked against the image before a VM is started.
+
+use crate::support::Home;
+use snapbox::data::Inline;
+use snapbox::str;
+
+#[test]
+fn an_unknown_server_is_refused_with_the_nearest_name() {
+    check(["sistem", "echo", "{}"], str![]);
+}
+
+#[test]
+fn an_unknown_tool_is_refused_with_the_nearest_name() {
+    check(["solana", "decode_transactoin", "{}"], str![]);
+}
+
+#[test]
+fn a_missing_argument_is_named() {
+    check(["system", "echo", "{}"], str![]);
+}
+
+#[test]
+fn a_surplus_argument_is_named() {
+    check(["system", "echo", r#"{"text":"hi","loud":true}"#], str![]);
+}
+
+#[test]
+fn an_argument_of_the_wrong_type_is_named() {
+    check(["system", "echo", r#"{"text":7}"#], str![]);
+}
+
+#[test]
+fn tools_are_listed_with_where_they_run() {
+    let home = Home::new();
+    home.osvm(["mcp", "tools", "system"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+}
+
+#[test]
+fn tools_are_listed_with_their_schemas_for_programs() {
+    let home = Home::new();
+    let tools = home.osvm(["mcp", "tools", "--json"]).output().unwrap();
+    let tools: Vec<serde_json::Value> = serde_json::from_slice(&tools.stdout).unwrap();
+    let decode = tools.iter().find(|tool| tool["name"] == "decode_transaction").unwrap();
+    assert_eq!(decode["server"], "solana");
+    assert_eq!(decode["mode"], "unikernel");
+    assert_eq!(decode["inputSchema"]["type"], "object");
+}
+
+#[test]
+fn tools_of_an_unknown_server_are_not_an_empty_list() {
+    let home = Home::new();
+    home.osvm(["mcp", "tools", "solano"]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+}
+
+#[track_caller]
+fn check([server, tool, arguments]: [&str; 3], stderr: Inline) {
+    let home = Home::new();
+    let call = home.osvm(["mcp", "call-tool", server, tool, arguments]);
+    call.assert().code(2).stdout_eq("").stderr_eq(stderr);
+    home.assert_nothing_left();
+}
