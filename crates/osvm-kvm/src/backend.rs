@@ -60,7 +60,7 @@ impl KvmBackend {
         let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
             program: self.vm_program.clone(),
             source,
-            install: "cargo build --release -p osvm --bins",
+            fix: "build it with `cargo build --release -p osvm --bins`",
         })?;
         // From here on the VM process makes its empty VM, while this side prepares the rest.
         let memory = guest_memory(spec.memory.bytes())?;
@@ -108,7 +108,7 @@ impl Backend for KvmBackend {
         access(&self.vm_program, Access::EXEC_OK).map_err(|error| BootError::Program {
             program: self.vm_program.clone(),
             source: error.into(),
-            install: "cargo build --release -p osvm --bins",
+            fix: "build it with `cargo build --release -p osvm --bins`",
         })
     }
 

@@ -26,6 +26,7 @@ mod backend;
 mod control;
 mod cpu;
 mod error;
+pub mod guard;
 mod kvm_stats;
 mod machine;
 pub mod probe;

@@ -20,7 +20,7 @@
 mod console;
 mod image;
 mod jail;
-mod lifeline;
+pub(crate) mod lifeline;
 mod run;
 
 use crate::control::{BootTimes, Control, Event, MAX_ORDER, NotStarted, Start};
@@ -99,8 +99,8 @@ fn prepare(control: &Socket, started: u64) -> Result<Running, NotStarted> {
     let Given { start, kernel, boot_page, .. } = &mut given;
     let entry = image::load(&memory, kernel, start.protocol, boot_page)?;
     cpu::enter(&empty.vcpu, entry).or_fail("set the processor's registers")?;
-    let Given { start, memory: memory_file, console, lease, .. } = given;
-    drop(memory_file);
+    let Given { start, kernel, memory: memory_file, console, lease, .. } = given;
+    drop((kernel, memory_file));
     let cid =
         start.cid().ok_or(io::Error::from(io::ErrorKind::InvalidInput)).or_fail("use the CID")?;
     let device = Device::new(cid).and_then(Vsock::new).or_fail("make the vsock device")?;
@@ -109,9 +109,12 @@ fn prepare(control: &Socket, started: u64) -> Result<Running, NotStarted> {
     let Empty { vm, vcpu } = empty;
     // The vCPU keeps the VM alive.
     drop(vm);
-    let running = Running::new(vcpu, memory, device, Console::new(console), stats, lease)?;
+    let mut running = Running::new(vcpu, memory, device, Console::new(console), stats, lease)?;
     let loaded = now();
-    let jail = jail::enter(start.memory, console_len.unsigned_abs())?;
+    // Before KVM makes its thread: a process with two threads gets no user namespace.
+    let network_namespace = jail::leave_network();
+    running.enter_without_running()?;
+    let jail = jail::enter(network_namespace, start.memory, console_len.unsigned_abs())?;
     let times = BootTimes { started, vm_made, loaded, jailed: now() };
     control.send(&Event::Ready { jail, times }, &[]).or_fail("tell osvm that the guest starts")?;
     Ok(running)

@@ -21,23 +21,25 @@ const MARKERS: [&str; 2] = ["osvm-guest: panic: ", "osvm-guest: fault: "];
 pub struct Console {
     log: File,
     logged: usize,
+    cut: bool,
     tail: Vec<u8>,
 }
 
 impl Console {
     /// Appends to `log`.
     pub fn new(log: File) -> Self {
-        Self { log, logged: 0, tail: Vec::new() }
+        Self { log, logged: 0, cut: false, tail: Vec::new() }
     }
 
     /// Takes what the guest wrote. Never fails: a full disk must not end a call.
     pub fn append(&mut self, bytes: &[u8]) {
         let kept = bytes.get(..MAX_LOG.saturating_sub(self.logged)).unwrap_or(bytes);
         let _written = self.log.write_all(kept);
-        if kept.len() < bytes.len() && self.logged < MAX_LOG {
+        self.logged += kept.len();
+        if kept.len() < bytes.len() && !self.cut {
             let _written = self.log.write_all(b"\n[osvm: the guest wrote more than is kept]\n");
+            self.cut = true;
         }
-        self.logged = if kept.len() < bytes.len() { MAX_LOG } else { self.logged + kept.len() };
         self.tail.extend_from_slice(bytes);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL));
     }

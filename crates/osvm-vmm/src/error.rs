@@ -20,8 +20,8 @@ pub enum BootError {
         program: PathBuf,
         /// What the host answered.
         source: io::Error,
-        /// What installs it, as a command.
-        install: &'static str,
+        /// What the user can do about it, as a hint.
+        fix: &'static str,
     },
     /// The image can't be booted by this backend.
     #[error("image `{name}` cannot be booted: {reason}")]
@@ -64,7 +64,7 @@ impl BootError {
                     .into(),
             ),
             Self::OpenKvm(_) => Some("run `osvm doctor` to see what works on this host".into()),
-            Self::Program { install, .. } => Some(format!("install it with `{install}`")),
+            Self::Program { fix, .. } => Some((*fix).into()),
             Self::BadImage { .. } => Some("build it anew with `cargo xtask guest`".into()),
             Self::Unsupported { .. } => None,
             Self::Host { .. } | Self::VmProcess { .. } => {

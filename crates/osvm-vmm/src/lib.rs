@@ -18,8 +18,12 @@
 //! - Hypervisors: one crate each, and none knows another.
 //! - Policy, CIDs, deadlines of a call, receipts: `osvm-runtime`.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod console;
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod machine;
 pub mod process;
 mod stream;

@@ -37,7 +37,7 @@ const BOOT_PARAMS_AT: u64 = 0x7000;
 const PAGE_TABLES_AT: u64 = 0x9000;
 const COMMAND_LINE_AT: u64 = 0x2_0000;
 const BOOT_PAGE_AT: u64 = 0x3_0000;
-/// No image may begin below this address: what is described above stands there.
+/// Where entry points begin. A part of an image that is loaded below is overwritten by the above.
 const IMAGE_FROM: u64 = 0x10_0000;
 
 /// What the guest is told: where its one device is, and that `hlt` means "wait for the host".

@@ -74,11 +74,15 @@ const CALLS: [libc::c_long; 25] = [
     libc::SYS_exit_group,
 ];
 
-/// Locks this process in. `memory` is the size of the guest's memory in bytes.
-pub(super) fn enter(memory: u64, console_len: u64) -> Result<Jail, StepFailed> {
-    // In this order: a namespace wants capabilities, Landlock wants no new privileges, and after
-    // seccomp none of the others could be called.
-    let network_namespace = leave_network();
+/// Locks this process in, after [`leave_network`]. `memory` is the size of the guest's memory and
+/// `console_len` that of the console's file, both in bytes.
+pub(super) fn enter(
+    network_namespace: bool,
+    memory: u64,
+    console_len: u64,
+) -> Result<Jail, StepFailed> {
+    // In this order: Landlock wants no new privileges, and after seccomp none of the others could
+    // be called.
     drop_capabilities()?;
     set_no_new_privs(true).or_fail("give up new privileges")?;
     let landlock = leave_file_system();
@@ -88,8 +92,9 @@ pub(super) fn enter(memory: u64, console_len: u64) -> Result<Jail, StepFailed> {
     Ok(Jail { seccomp: true, no_capabilities: true, landlock, network_namespace })
 }
 
-/// Moves this process into an empty network namespace, if the host lets it.
-fn leave_network() -> bool {
+/// Moves this process into an empty network namespace, if the host lets it. Takes most of the
+/// time of the jail, 0.6 ms, and is worth it: it holds even where a hole in seccomp would not.
+pub(super) fn leave_network() -> bool {
     let flags = if rustix::process::geteuid().is_root() {
         UnshareFlags::NEWNET
     } else {
@@ -151,6 +156,8 @@ fn filter() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         CALLS.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_ioctl, vec![when(1, KVM_RUN)?, when(1, KVM_GET_REGS)?]);
+    // In builds for tests, the standard library checks that what it closes is open.
+    rules.insert(libc::SYS_fcntl, vec![when(1, libc::F_GETFD.unsigned_abs().into())?]);
     // Memory of a heap: private, and never executable.
     let writable = (libc::PROT_READ | libc::PROT_WRITE).unsigned_abs().into();
     let heap = |protection| when(2, protection);

@@ -24,7 +24,7 @@ pub(super) fn close_inherited() {
 /// # Errors
 ///
 /// Also when osvm is gone already.
-pub(super) fn arm(lifeline: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn arm(lifeline: BorrowedFd<'_>) -> io::Result<()> {
     let fd = lifeline.as_raw_fd();
     // SAFETY: getpid has no preconditions.
     let own = unsafe { libc::getpid() };

@@ -93,6 +93,20 @@ impl Running {
         Ok(Self { vcpu, parts, _lease: lease })
     }
 
+    /// Lets KVM do what it does at the first entry, without an instruction of the guest: it starts
+    /// a thread of its own in this process, which the jail's limits would forbid.
+    pub(super) fn enter_without_running(&mut self) -> Result<(), StepFailed> {
+        self.vcpu.set_kvm_immediate_exit(1);
+        let refused = match self.vcpu.run().map(|_| ()) {
+            // What an immediate exit looks like.
+            Err(error) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => Err(kvm_ioctls::Error::new(libc::EIO)),
+        };
+        self.vcpu.set_kvm_immediate_exit(0);
+        refused.or_fail("enter the VM")
+    }
+
     /// Runs the guest until it ends, and says how.
     pub(super) fn run(mut self, osvm: &Socket) -> End {
         loop {
@@ -138,7 +152,7 @@ impl Running {
 /// KVM_RUN returned without an exit of the guest.
 fn stopped(error: kvm_ioctls::Error) -> Result<Option<Pause>, End> {
     match error.errno() {
-        libc::EINTR | libc::EAGAIN => Ok(None),
+        libc::EINTR => Ok(None),
         libc::EFAULT => Err(failed("the host has no memory left for the guest")),
         _ => Err(failed(&format!("KVM_RUN failed: {error}"))),
     }

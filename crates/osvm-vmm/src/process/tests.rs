@@ -58,7 +58,8 @@ fn the_environment_stays_here() {
 #[test]
 fn a_mapped_descriptor_has_its_number() {
     let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    let mut launch = script(&["-c".into(), "cat <&7 >&2".into()]);
+    let args = ["-c".into(), "cat <&7 >&2".into()];
+    let mut launch = script(&args);
     launch.fds.push((theirs, 7));
     let mut process = VmProcess::spawn(launch).unwrap();
     fs::File::from(ours).write_all(b"through seven").unwrap();
