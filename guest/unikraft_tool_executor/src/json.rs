@@ -37,6 +37,14 @@ impl Object<'_> {
         string(self.out, value);
     }
 
+    /// A string, or `null` when there is none.
+    pub(crate) fn optional_text(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self.null(name),
+        }
+    }
+
     /// A whole number.
     pub(crate) fn number(&mut self, name: &str, value: u64) {
         self.name(name);
@@ -69,6 +77,9 @@ impl Object<'_> {
         self.out.push(b"]");
     }
 
+    // Kept out of line, as `push`, `string` and `number`: answers are long lists of such calls, and
+    // copies of them would double the image.
+    #[inline(never)]
     fn name(&mut self, name: &str) {
         self.out.push(if self.first { b"\"" } else { b",\"" });
         self.first = false;
@@ -90,6 +101,17 @@ impl Array<'_> {
         number(self.out, value);
     }
 
+    /// A string, or `null` when there is none.
+    pub(crate) fn optional_text(&mut self, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(value),
+            None => {
+                self.next();
+                self.out.push(b"null");
+            }
+        }
+    }
+
     /// An object.
     pub(crate) fn object(&mut self, members: impl FnOnce(&mut Object<'_>)) {
         self.next();
@@ -104,6 +126,7 @@ impl Array<'_> {
     }
 }
 
+#[inline(never)]
 fn number(out: &mut Builder, mut value: u64) {
     let mut digits = [0; 20];
     let mut used = digits.len();
@@ -119,6 +142,7 @@ fn number(out: &mut Builder, mut value: u64) {
 }
 
 /// RFC 8259, section 7: quotation mark, reverse solidus and the control characters are escaped.
+#[inline(never)]
 fn string(out: &mut Builder, value: &str) {
     out.push(b"\"");
     let mut rest = value.as_bytes();

@@ -24,12 +24,21 @@
 
 extern crate alloc;
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "no tool asks the host yet, the mechanism is tested")
+)]
 mod context;
 mod json;
 mod server;
+mod solana;
 mod stream;
 mod tool;
 mod tools;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "no tool asks the host yet, the mechanism is tested")
+)]
 mod wire;
 
 pub use server::serve;

@@ -4,11 +4,13 @@ use crate::context::Context;
 use crate::json::{self, Object};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 use osvm_protocol::code::INVALID_PARAMS;
 use osvm_protocol::frame::Builder;
 use osvm_protocol::message::RpcError;
 use osvm_protocol::tool::Annotations;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One tool, declared once.
@@ -46,26 +48,66 @@ impl<'a> Arguments<'a> {
     /// Reads them as `T`, an error names the argument that is wrong.
     pub(crate) fn parse<T: Deserialize<'a>>(self) -> Result<T, RpcError> {
         let text = self.0.map_or("{}", RawValue::get);
-        serde_json::from_str(text).map_err(|_| explain::<T>(text))
+        serde_json::from_str(text).map_err(|error| explain(text, &error))
     }
 }
 
-/// Reads the arguments again with the path of each value at hand, which is too costly for
-/// arguments that are right.
+/// Finds out which argument an error is about.
+///
+/// `serde_json` knows only the place. A tracker of paths would be compiled once for every type of
+/// arguments, which is a third of the image, so the place is looked up among the arguments.
 #[cold]
-fn explain<'a, T: Deserialize<'a>>(text: &'a str) -> RpcError {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let found: Result<T, _> = serde_path_to_error::deserialize(&mut deserializer);
-    let Err(error) = found else {
-        return RpcError::new(INVALID_PARAMS, "arguments cannot be read");
+fn explain(text: &str, error: &serde_json::Error) -> RpcError {
+    let reason = without_position(format!("{error}"));
+    match argument_at(text, error.line(), error.column()) {
+        Some(name) => invalid(&name, &reason),
+        None => RpcError::new(INVALID_PARAMS, format!("wrong arguments: {reason}")),
+    }
+}
+
+/// The name of the argument whose value ends at or after this place.
+fn argument_at(text: &str, line: usize, column: usize) -> Option<String> {
+    let lines_before = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len);
+    let place = lines_before.sum::<usize>().checked_add(column)?;
+    let Members(members) = serde_json::from_str(text).ok()?;
+    let is_there = |value: &RawValue| {
+        let start = value.get().as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+        (start..=start.wrapping_add(value.get().len())).contains(&place)
     };
-    let path = format!("{}", error.path());
-    let reason = without_position(format!("{}", error.inner()));
-    let message = match path.as_str() {
-        "." => format!("wrong arguments: {reason}"),
-        path => format!("wrong argument `{path}`: {reason}"),
-    };
-    RpcError::new(INVALID_PARAMS, message)
+    members.into_iter().find(|(_, value)| is_there(value)).map(|(name, _)| name)
+}
+
+/// The members of an object, in their order.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
+}
+
+/// An argument that has the right type and is still wrong.
+#[cold]
+pub(crate) fn invalid(name: &str, reason: &dyn fmt::Display) -> RpcError {
+    RpcError::new(INVALID_PARAMS, format!("wrong argument `{name}`: {reason}"))
 }
 
 /// `serde_json` ends its messages with a line and column, which mean nothing to a caller who

@@ -1,7 +1,12 @@
 //! The list of all tools, and the two things made from it: the manifest and the dispatch table.
 
+mod network;
+mod osvm_mcp;
+mod solana;
 mod system;
 
+use self::solana::network as network_of_solana;
+use self::solana::{decode_token_account, decode_transaction, keys};
 use crate::tool::{Run, Tool};
 use alloc::borrow::Cow;
 use alloc::format;
@@ -12,7 +17,36 @@ use osvm_protocol::message::RpcError;
 use osvm_protocol::tool::Tool as Definition;
 
 /// Every tool. The first are found fastest.
-const ALL: [Tool; 2] = [system::ECHO, system::GUEST_INFO];
+const ALL: [Tool; 28] = [
+    system::ECHO,
+    system::GUEST_INFO,
+    decode_transaction::TOOL,
+    decode_token_account::TOOL,
+    keys::VERIFY_SIGNATURE,
+    keys::VALIDATE_ADDRESS,
+    keys::DERIVE_ADDRESS,
+    osvm_mcp::VERIFY_WALLET_SIGNATURE,
+    network_of_solana::GET_BALANCE,
+    network_of_solana::GET_TRANSACTION,
+    network_of_solana::GET_ACCOUNT_INFO,
+    network_of_solana::GET_MULTIPLE_ACCOUNTS,
+    network_of_solana::GET_PROGRAM_ACCOUNTS,
+    network_of_solana::GET_TOKEN_ACCOUNTS,
+    network_of_solana::GET_TOKEN_SUPPLY,
+    network_of_solana::GET_SIGNATURES_FOR_ADDRESS,
+    network_of_solana::GET_SLOT,
+    network_of_solana::GET_BLOCK,
+    network_of_solana::GET_BLOCK_HEIGHT,
+    network_of_solana::GET_EPOCH_INFO,
+    network_of_solana::GET_LATEST_BLOCKHASH,
+    network_of_solana::GET_MINIMUM_BALANCE_FOR_RENT_EXEMPTION,
+    network_of_solana::SIMULATE_TRANSACTION,
+    network_of_solana::SEND_TRANSACTION,
+    network_of_solana::REQUEST_AIRDROP,
+    osvm_mcp::SOLANA_RPC_CALL,
+    osvm_mcp::GET_SOLANA_BALANCE,
+    osvm_mcp::GET_TRANSACTION,
+];
 
 /// What is needed to run a tool. The definitions stay out of guest memory.
 pub(crate) struct Entry {
