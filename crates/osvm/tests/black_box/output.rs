@@ -59,6 +59,7 @@ fn verbose_tells_the_course_of_a_call_on_stderr() {
 #[test]
 fn log_lines_are_json_when_asked() {
     let home = Home::without_images();
+    home.write_config("{}");
     let mut call = home.osvm_std(&ECHO);
     let output = call.env("RUST_LOG", "info").args(["--log-format", "json"]).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
