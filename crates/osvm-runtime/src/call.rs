@@ -231,6 +231,7 @@ impl Run<'_> {
     }
 
     fn lease(&mut self) -> Result<Lease, CallError> {
+        self.still_wanted()?;
         let claim = Claim { call: self.id, server: &self.call.server, tool: &self.call.tool };
         let lease = match self.runtime.cids.take(claim, self.deadline, self.cancel) {
             Err(CidError::Cancelled) => return Err(CallError::Cancelled),
@@ -239,6 +240,11 @@ impl Run<'_> {
         self.isolation.cid = Some(lease.cid().get());
         info!(cid = lease.cid().get(), "CID taken");
         Ok(lease)
+    }
+
+    /// Nothing is started for a call that nobody waits for.
+    fn still_wanted(&self) -> Result<(), CallError> {
+        if self.cancel.is_cancelled() { Err(CallError::Cancelled) } else { Ok(()) }
     }
 
     fn boot_page(&self) -> Result<Vec<u8>, Denial> {
@@ -308,6 +314,7 @@ impl Run<'_> {
             Some(log) => log.console()?,
             None => self.begin_log(|header| header.digest = Some(executor.digest.to_string()))?,
         };
+        self.still_wanted()?;
         info!(path = %executor.path.display(), digest = %executor.digest, "executor on the host");
         let calling = Instant::now();
         let answer = direct::run(&executor, &self.exchange(), console)?;

@@ -206,7 +206,7 @@ impl Cids {
             let mut lock = region(cid);
             fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
                 .map_err(|error| self.io(error.into()))?;
-            if lock.l_type != libc::F_UNLCK as libc::c_short {
+            if i32::from(lock.l_type) != libc::F_UNLCK {
                 holders.push(Record::read(&file, cid).into_holder(cid));
             }
         }

@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_directory_that_others_may_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let error = private(dir.path()).unwrap_err();
         assert!(matches!(error, DirError::NotPrivate { mode: 0o777, .. }), "{error}");
         assert!(error.hint().is_some());

@@ -82,8 +82,8 @@ impl Runtime {
     /// [`StatusError`]: what can't be counted is not shown as none.
     pub fn status(&self, up: Duration) -> Result<Status, StatusError> {
         Ok(Status {
-            micro_vms: self.micro_vms()?.len(),
-            unikernels: self.cids().list()?.len(),
+            micro_vms: running(&self.micro_vms()?),
+            unikernels: running(&self.cids().list()?),
             isolation_failure: self.last_isolation_failure()?,
             servers: places(self.config()),
             network: "none",
@@ -91,7 +91,7 @@ impl Runtime {
         })
     }
 
-    /// Every guest that runs now, microVMs first.
+    /// Every holder of a CID, microVMs first; one without a `vm_pid` is about to boot.
     ///
     /// # Errors
     ///
@@ -116,6 +116,11 @@ impl Runtime {
         }
         Ok(failure)
     }
+}
+
+/// A CID is taken a moment before its VM process starts: until then nothing runs.
+fn running(holders: &[Holder]) -> usize {
+    holders.iter().filter(|holder| holder.vm_pid.is_some()).count()
 }
 
 fn places(config: &Config) -> Vec<ServerPlace> {
