@@ -1,5 +1,65 @@
-//! stub
+//! `cargo xtask bench`: builds what is measured, then measures it.
+//!
+//! The measuring is the bench target `figures` of package `osvm`, which links the VMM and the
+//! runtime; this module only prepares it and reads its figures.
+
+use crate::osvm::Osvm;
 use crate::project::Project;
-pub(crate) fn run(_: &Project, _: Option<&str>) -> anyhow::Result<()> {
-    Ok(())
+use crate::{guest, install, printer, process, toolchain};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::process::Command;
+
+/// One value that was measured.
+#[derive(Debug)]
+pub(crate) struct Figure {
+    /// What it is.
+    pub(crate) name: String,
+    /// The value or the median.
+    pub(crate) value: f64,
+    unit: String,
+    goal: Option<f64>,
+}
+
+impl Figure {
+    /// The value, and our goal if there is one.
+    pub(crate) fn show(&self) -> String {
+        let goal = self.goal.map(|goal| format!(" (goal: {goal} {})", self.unit));
+        format!("{:.1} {}{}", self.value, self.unit, goal.unwrap_or_default())
+    }
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn run(project: &Project, name: Option<&str>) -> Result<()> {
+    toolchain::add_targets()?;
+    guest::build(project)?;
+    install::build_osvm(project)?;
+    let mut command = bench(project, &Osvm::built(project));
+    process::run(command.args(name))
+}
+
+/// Every figure, of this `osvm`.
+pub(crate) fn figures(project: &Project, osvm: &Osvm) -> Result<Vec<Figure>> {
+    printer::step("measuring");
+    let printed = process::text(bench(project, osvm).arg("--json"))?;
+    printed.lines().filter(|line| line.starts_with('{')).map(read).collect()
+}
+
+fn bench(project: &Project, osvm: &Osvm) -> Command {
+    let mut cargo = process::cargo(&project.root);
+    cargo.args(["bench", "--quiet", "--locked", "--package", "osvm", "--bench", "figures", "--"]);
+    cargo.env("OSVM", osvm.path());
+    cargo
+}
+
+fn read(line: &str) -> Result<Figure> {
+    let figure: Value = serde_json::from_str(line).context("a figure is not JSON")?;
+    let text = |name| figure.get(name).and_then(Value::as_str).map(str::to_owned);
+    let number = |name| figure.get(name).and_then(Value::as_f64);
+    Ok(Figure {
+        name: text("name").context("a figure has no name")?,
+        value: number("value").context("a figure has no value")?,
+        unit: text("unit").unwrap_or_default(),
+        goal: number("goal"),
+    })
 }

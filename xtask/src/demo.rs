@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: from a fresh checkout to the answer of a real tool call in a VM.
 
-use crate::envelope::Envelope;
+use crate::osvm::Osvm;
 use crate::project::Project;
 use crate::{guest, install, printer, toolchain};
 use anyhow::{Context, Result, bail};
@@ -18,15 +18,15 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     guest::build(project)?;
     install::build_osvm(project)?;
     let store = install::images(project)?;
-    let osvm = project.release("osvm");
+    let osvm = Osvm::built(project);
     let transaction = transaction(project)?;
 
     printer::step("calling `solana decode_transaction`, in a VM made for this call");
     let arguments = json!({ "transaction": transaction }).to_string();
-    let decoded = Envelope::of_call(&osvm, "solana", "decode_transaction", &arguments)?;
+    let decoded = osvm.call("solana", "decode_transaction", &arguments)?;
     printer::result(&pretty(decoded.result())?);
     printer::step("calling `system guest_info`, in a VM of its own");
-    let seen = Envelope::of_call(&osvm, "system", "guest_info", "{}")?;
+    let seen = osvm.call("system", "guest_info", "{}")?;
     printer::result(&pretty(seen.result())?);
 
     printer::step("what happened");
@@ -36,7 +36,7 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     printer::result(&format!(
         "\nBoth VMs are gone. Images: {}\nTry it: {} mcp call-tool system echo '{{\"text\":\"hi\"}}'",
         store.display(),
-        osvm.display()
+        osvm.path().display()
     ));
     Ok(())
 }

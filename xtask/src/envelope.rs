@@ -2,27 +2,20 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// The answer to one call.
 #[derive(Debug)]
 pub(crate) struct Envelope(Value);
 
 impl Envelope {
-    /// Runs the call and reads what it printed. An answer that is an error is an error here.
-    pub(crate) fn of_call(osvm: &Path, server: &str, tool: &str, arguments: &str) -> Result<Self> {
-        let mut command = Command::new(osvm);
-        command.args(["mcp", "call-tool", "--json", server, tool, arguments]);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = output.with_context(|| format!("cannot run `{}`", osvm.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let value: Value = serde_json::from_str(&text)
-            .with_context(|| format!("`{server} {tool}` printed no envelope: {}", text.trim()))?;
-        match (value.get("result"), output.status.success()) {
-            (Some(_), true) => Ok(Self(value)),
-            _ => bail!("`{server} {tool}` failed: {}", value.get("error").unwrap_or(&value)),
+    /// Reads what a call printed. An answer that is an error is an error here.
+    pub(crate) fn read(printed: &str, call: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(printed)
+            .with_context(|| format!("`{call}` printed no envelope: {}", printed.trim()))?;
+        if value.get("result").is_none() {
+            bail!("`{call}` failed: {}", value.get("error").unwrap_or(&value));
         }
+        Ok(Self(value))
     }
 
     /// The tool's result.

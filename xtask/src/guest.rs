@@ -44,6 +44,9 @@ pub(crate) struct Artifact {
     pub(crate) limit: Option<u64>,
 }
 
+/// The name under which the isolation config knows the image.
+pub(crate) const IMAGE_NAME: &str = osvm_image::DEFAULT_IMAGE;
+
 /// The image that tool calls run in.
 pub(crate) const IMAGE: Artifact = Artifact {
     package: "osvm-kernel",

@@ -1,13 +1,11 @@
 //! `cargo xtask install`: puts the guest images where osvm looks for them.
 
+use crate::guest::IMAGE_NAME;
 use crate::project::Project;
 use crate::{guest, printer, process, toolchain};
 use anyhow::{Context, Result};
 use osvm_image::Store;
 use std::path::PathBuf;
-
-/// The name under which the isolation config knows the image.
-const IMAGE_NAME: &str = "unikraft_tool_executor";
 
 /// `cargo xtask install`.
 pub(crate) fn run(project: &Project) -> Result<()> {
@@ -29,13 +27,18 @@ pub(crate) fn build_osvm(project: &Project) -> Result<()> {
 
 /// Puts what `target/guest` holds into the store and returns where that is.
 pub(crate) fn images(project: &Project) -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-    let home = home.map(PathBuf::from).context("`HOME` is not set")?;
-    let store = Store::new(home.join(".osvm/unikernels"));
+    let store = store()?;
     let image = project.images().join(guest::IMAGE.file);
     let executor = project.images().join(guest::EXECUTOR.file);
     store
         .install(IMAGE_NAME, &image, Some(&executor))
         .with_context(|| format!("cannot install `{}`", image.display()))?;
     Ok(store.dir().to_owned())
+}
+
+/// The user's image store.
+pub(crate) fn store() -> Result<Store> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let home = home.map(PathBuf::from).context("`HOME` is not set")?;
+    Ok(Store::new(home.join(".osvm/unikernels")))
 }

@@ -7,11 +7,13 @@
 
 mod apt;
 mod bench;
+mod check;
 mod demo;
 mod envelope;
 mod fuzz;
 mod guest;
 mod install;
+mod osvm;
 mod printer;
 mod process;
 mod project;
@@ -33,6 +35,7 @@ usage: cargo xtask <command>
   guest [--check]   build the guest images into target/guest; --check also proves that
                     a second build from scratch gives the same bytes
   install           put the images into ~/.osvm/unikernels
+  check <what>      install, execution, performance, security: the scripts of the handbook
   tidy              check what no compiler checks: who uses whom, the code map, headers
   bench [name]      measure and print, each figure beside its goal
   test-host         run the KVM tests on a Linux host with emulated hardware KVM
@@ -58,9 +61,9 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["guest"] => guest::run(&project, guest::Check::No).map(|()| ExitCode::SUCCESS),
         ["guest", "--check"] => guest::run(&project, guest::Check::Yes).map(|()| ExitCode::SUCCESS),
         ["install"] => install::run(&project).map(|()| ExitCode::SUCCESS),
+        ["check", name] => check::run(&project, name),
         ["tidy"] => tidy::run(&project),
         ["bench"] => bench::run(&project, None).map(|()| ExitCode::SUCCESS),
-        // `cargo bench` hands `--bench` to every bench target.
         ["bench", name] => bench::run(&project, Some(name)).map(|()| ExitCode::SUCCESS),
         ["test-host"] => test_host::run(&project),
         ["fuzz"] => fuzz::run(&project, 10),

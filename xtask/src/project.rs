@@ -36,9 +36,10 @@ impl Project {
         self.guest().join("target")
     }
 
-    /// Where finished images are put.
+    /// Where finished images are put: one place, whatever target directory cargo was given,
+    /// because the tests look there.
     pub(crate) fn images(&self) -> PathBuf {
-        self.target.join("guest")
+        self.root.join("target/guest")
     }
 
     /// The release build of a program of the host workspace.

@@ -1,0 +1,78 @@
+//! Measures osvm: `cargo bench -p osvm`, or `cargo xtask bench`, which builds the guests first.
+//!
+//! ```text
+//! calls   the whole program, from exec to exit, and what it says about itself
+//! shares  one call step by step: the host's steps and the guest's
+//! guest   instructions and exits from the first instruction to the first answer, counted by KVM
+//! memory  what a VM process takes besides the guest's own pages
+//! size    image and executor
+//! cids    100 CIDs taken and given back
+//! ```
+//!
+//! # Invariants
+//!
+//! - Prints, and never asserts: a busy machine is no bug.
+//! - Works in a home directory of its own; the user's config, store and logs are not touched.
+//! - A figure that can't be had is left out with its reason, not guessed.
+//!
+//! `OSVM` names the `osvm` to measure; by default it is the one cargo built for this. With `--json`
+//! each figure is one line of JSON. A word chooses the groups whose name begins with it.
+
+mod calls;
+mod cids;
+mod figure;
+mod guest;
+mod host;
+
+use anyhow::{Context, Result};
+use figure::Figure;
+use host::Host;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// A group of figures, measured together.
+type Group = (&'static str, fn(&Host) -> Result<Vec<Figure>>);
+
+const GROUPS: &[Group] = &[
+    ("calls", calls::measure),
+    ("shares", guest::shares),
+    ("guest", guest::counts),
+    ("memory", guest::memory),
+    ("size", host::sizes),
+    ("cids", cids::measure),
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    // Cargo adds `--bench`.
+    let wanted: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    let host = Host::new().context("cannot prepare the measurements")?;
+    let mut figures = Vec::new();
+    for (name, measure) in GROUPS {
+        if !wanted.is_empty() && !wanted.iter().any(|word| name.starts_with(word)) {
+            continue;
+        }
+        match measure(&host) {
+            Ok(found) => figures.extend(found),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "{name}: not measured: {error:#}");
+            }
+        }
+    }
+    let text = if json { figure::json(&figures)? } else { figure::table(&figures) };
+    // Whoever stopped reading wants no more of it.
+    let _ = writeln!(io::stdout().lock(), "{text}");
+    Ok(())
+}
