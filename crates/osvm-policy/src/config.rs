@@ -136,6 +136,11 @@ impl Config {
         self.root.backend.as_ref().map_or(BackendChoice::Auto, |backend| backend.value)
     }
 
+    /// Where Firecracker is, if the file says so.
+    pub fn firecracker(&self) -> Option<&Path> {
+        self.root.firecracker.as_ref().map(|path| path.value.as_path())
+    }
+
     /// The pool of ready VMs, if the file asks for one.
     pub fn pool(&self) -> Option<Pool> {
         self.root.pool.as_ref().map(|pool| pool.value)

@@ -20,6 +20,7 @@ pub(crate) struct Root {
     pub(crate) on_isolation_failure: Option<Spanned<OnFailure>>,
     pub(crate) unikernel_dir: Option<Spanned<PathBuf>>,
     pub(crate) backend: Option<Spanned<BackendChoice>>,
+    pub(crate) firecracker: Option<Spanned<PathBuf>>,
     pub(crate) pool: Option<Spanned<Pool>>,
     pub(crate) servers: BTreeMap<String, Server>,
 }
@@ -78,6 +79,9 @@ pub(crate) fn root<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -
         }),
         backend: fields.take_spanned(reader, "backend", |node, reader| {
             node.word(reader, BackendChoice::NAMES)
+        }),
+        firecracker: fields.take_spanned(reader, "firecracker", |node, reader| {
+            text::host_path(&node, reader, env)
         }),
         pool: fields.take_spanned(reader, "pool", pool),
         servers: fields

@@ -23,6 +23,14 @@ pub enum BootError {
         /// What the user can do about it, as a hint.
         fix: &'static str,
     },
+    /// No backend works on this host.
+    #[error("no virtual machine can be started on this host: {why}")]
+    NoBackend {
+        /// What is missing.
+        why: String,
+        /// What the user can do about it, as a hint.
+        fix: &'static str,
+    },
     /// The image can't be booted by this backend.
     #[error("image `{name}` cannot be booted: {reason}")]
     BadImage {
@@ -64,7 +72,7 @@ impl BootError {
                     .into(),
             ),
             Self::OpenKvm(_) => Some("run `osvm doctor` to see what works on this host".into()),
-            Self::Program { fix, .. } => Some((*fix).into()),
+            Self::Program { fix, .. } | Self::NoBackend { fix, .. } => Some((*fix).into()),
             Self::BadImage { .. } => Some("build it anew with `cargo xtask guest`".into()),
             Self::Unsupported { .. } => None,
             Self::Host { .. } | Self::VmProcess { .. } => {

@@ -28,7 +28,7 @@ fn an_unknown_field_at_the_top_is_in_the_file() {
         "line 1 column 2: unknown field `default_mode` in the file",
         Some(
             "known here: `$schema`, `default_execution_mode`, `on_isolation_failure`, \
-             `unikernel_dir`, `backend`, `pool`, `mcp_servers`",
+             `unikernel_dir`, `backend`, `firecracker`, `pool`, `mcp_servers`",
         ),
     );
 }

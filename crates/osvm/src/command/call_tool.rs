@@ -134,7 +134,7 @@ fn code(error: &CallError) -> &'static str {
         ) => "cids",
         CallError::Log(_) => "log",
         CallError::Boot(error) => match error {
-            BootError::OpenKvm(_) => "kvm",
+            BootError::OpenKvm(_) | BootError::NoBackend { .. } => "kvm",
             BootError::Program { .. } => "vm_program",
             BootError::BadImage { .. } => "image",
             BootError::Unsupported { .. } => "denied",
