@@ -12,6 +12,7 @@
 //!   Firecracker.
 //! - It is found, never fetched: on `PATH`, by `OSVM_FIRECRACKER` or by the config.
 //! - Its sockets have no name in the file system once osvm has connected.
+//! - With its jailer it runs in a chroot under a user id of its own besides.
 //!
 //! # Not here
 //!
@@ -19,6 +20,7 @@
 
 mod api;
 mod config;
+mod delivery;
 mod machine;
 mod sockets;
 mod version;
@@ -46,6 +48,7 @@ pub const FIX: &str = "put a release of Firecracker on `PATH`, or name it by `OS
 pub struct FirecrackerBackend {
     firecracker: PathBuf,
     guard: PathBuf,
+    jailer: Option<PathBuf>,
     runtime_dir: PathBuf,
     version: OnceLock<Option<Version>>,
 }
@@ -54,7 +57,14 @@ impl FirecrackerBackend {
     /// A backend that runs `firecracker`, started by the program `guard` (`osvm-vm`), with its
     /// sockets made in `runtime_dir`, which must be private to the user.
     pub fn new(firecracker: PathBuf, guard: PathBuf, runtime_dir: PathBuf) -> Self {
-        Self { firecracker, guard, runtime_dir, version: OnceLock::new() }
+        Self { firecracker, guard, jailer: None, runtime_dir, version: OnceLock::new() }
+    }
+
+    /// The same, with each Firecracker in a chroot of its own under a user id of its own. Needs
+    /// root, and a Firecracker that is linked statically.
+    #[must_use]
+    pub fn with_jailer(self, jailer: PathBuf) -> Self {
+        Self { jailer: Some(jailer), ..self }
     }
 
     /// Which release it is; asked once. `None` when the program says nothing that is understood.

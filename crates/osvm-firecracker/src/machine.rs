@@ -1,31 +1,29 @@
 //! One guest under Firecracker: started, connected to, killed, reaped.
 //!
 //! ```text
-//! boot: config, log, console ──▶ guard ──exec──▶ Firecracker   (VmProcess)
+//! boot: files, console ──▶ guard ──exec──▶ Firecracker   (VmProcess)
 //! connect: claim the sockets ──▶ "CONNECT 5252" ──▶ "OK port"  (GuestStream)
 //! drop: kill, reap, join the console's thread, in this order
 //! ```
 //!
 //! # Not here
 //!
-//! - What Firecracker is told: [`crate::config`]. Its sockets: [`crate::sockets`].
+//! - What Firecracker is told: [`crate::config`]. How it gets that: [`crate::delivery`]. Its
+//!   sockets: [`crate::sockets`].
 
 use crate::FirecrackerBackend;
 use crate::api::{ApiError, put};
-use crate::config::{Guest, fd, fd_path, text};
+use crate::delivery::{self, Delivery};
 use crate::sockets::{LOOK, Paths, Sockets, claim_deadline};
 use osvm_vmm::process::{Launch, VmProcess};
 use osvm_vmm::{
     BootError, ConnectError, Console, Death, GuestStream, Killer, Machine, MachineSpec, MemoryMib,
     Usage, clean,
 };
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,41 +52,23 @@ pub(crate) fn boot(
     spec: &MachineSpec,
 ) -> Result<FirecrackerMachine, BootError> {
     let host = |what| move |source: io::Error| BootError::Host { what, source };
-    let paths = Paths::new(&backend.runtime_dir).map_err(host("a folder for sockets"))?;
-    let config = text(Guest {
-        memory: spec.memory,
-        cid: spec.cid,
-        vsock: &paths.vsock(),
-        image: Path::new(&fd_path(fd::IMAGE)),
-        boot_page: Path::new(&fd_path(fd::BOOT_PAGE)),
-    });
-    let config = config.map_err(|error| host("a configuration")(error.into()))?;
-    let file = |name, bytes: &[u8]| memory_file(name, bytes).map_err(host("a memory file"));
-    let log = file("firecracker-log", b"")?;
-    let metrics = file("firecracker-metrics", b"")?;
-    let clone = |file: &File| file.try_clone().map_err(host("a descriptor"));
     let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let (console, console_end) = pair.map_err(|error| host("a socket")(error.into()))?;
-    let mut fds = vec![
-        (clone(&spec.image.file)?.into(), fd::IMAGE),
-        (file("osvm-boot-page", &spec.boot_page)?.into(), fd::BOOT_PAGE),
-        (console_end, fd::CONSOLE),
-        (file("firecracker-config", config.as_bytes())?.into(), fd::CONFIG),
-        (clone(&log)?.into(), fd::LOG),
-        (clone(&metrics)?.into(), fd::METRICS),
-    ];
-    if let Some(lease) = &spec.lease {
-        fds.push((lease.try_clone().map_err(host("a descriptor"))?, fd::LEASE));
-    }
+    let FirecrackerBackend { firecracker, runtime_dir, .. } = backend;
+    let delivery = match &backend.jailer {
+        Some(jailer) => delivery::jailed(jailer, firecracker, runtime_dir, spec, console_end),
+        None => delivery::plain(firecracker, runtime_dir, spec, console_end),
+    };
+    let Delivery { args, fds, paths, log, metrics } =
+        delivery.map_err(host("files for Firecracker"))?;
     let stdin = File::open("/dev/null").map_err(host("`/dev/null`"))?;
-    let args = arguments(&backend.firecracker, &paths);
     let launch = Launch { program: &backend.guard, args: &args, stdin: stdin.into(), fds };
     let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
         program: backend.guard.clone(),
         source,
         fix: "build it with `cargo build --release -p osvm --bins`",
     })?;
-    let console_log = Console::new(clone(&spec.console)?);
+    let console_log = Console::new(spec.console.try_clone().map_err(host("a descriptor"))?);
     let thread = std::thread::Builder::new().name(format!("osvm-cid-{}", spec.cid));
     let console = thread.spawn(|| keep_console(&File::from(console), console_log));
     Ok(FirecrackerMachine {
@@ -102,20 +82,6 @@ pub(crate) fn boot(
     })
 }
 
-/// Arguments of the guard: Firecracker, whose standard output is the guest's console.
-fn arguments(firecracker: &Path, paths: &Paths) -> Vec<OsString> {
-    let console = fd::CONSOLE.to_string();
-    let mut words: Vec<OsString> = vec!["guard".into(), "--stdout".into(), console.into()];
-    words.extend(["--write".into(), paths.folder().into()]);
-    words.push(firecracker.into());
-    words.extend(["--api-sock".into(), paths.api().into()]);
-    words.extend(["--config-file".into(), fd_path(fd::CONFIG).into()]);
-    words.extend(["--log-path".into(), fd_path(fd::LOG).into()]);
-    words.extend(["--level".into(), "Warn".into()]);
-    words.extend(["--metrics-path".into(), fd_path(fd::METRICS).into()]);
-    words
-}
-
 /// Keeps what the guest writes until its console is closed; returns its last words.
 fn keep_console(mut from: &File, mut console: Console) -> Option<String> {
     let mut buffer = [0; 4096];
@@ -125,12 +91,6 @@ fn keep_console(mut from: &File, mut console: Console) -> Option<String> {
             Ok(len) => console.append(buffer.get(..len).unwrap_or_default()),
         }
     }
-}
-
-fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
-    Ok(file)
 }
 
 impl Machine for FirecrackerMachine {

@@ -22,6 +22,7 @@ const PREFIX: &str = "firecracker-";
 #[derive(Debug)]
 pub(crate) struct Paths {
     folder: TempDir,
+    within: PathBuf,
 }
 
 /// Handles on the two sockets.
@@ -32,26 +33,32 @@ pub(crate) struct Sockets {
 }
 
 impl Paths {
-    /// A folder of mode 0700 in `runtime_dir`.
-    pub(crate) fn new(runtime_dir: &Path) -> io::Result<Self> {
+    /// A folder of mode 0700 in `runtime_dir`; the sockets will be `within` it.
+    pub(crate) fn new(runtime_dir: &Path, within: &Path) -> io::Result<Self> {
         sweep(runtime_dir);
         let prefix = format!("{PREFIX}{}-", std::process::id());
-        Ok(Self { folder: tempfile::Builder::new().prefix(&prefix).tempdir_in(runtime_dir)? })
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(runtime_dir)?;
+        Ok(Self { folder, within: within.into() })
     }
 
-    /// The folder, all that Firecracker may write to.
+    /// The folder, with all that is in it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
+    /// Where Firecracker makes its sockets, as the host sees it.
+    pub(crate) fn sockets_in(&self) -> PathBuf {
+        self.folder.path().join(&self.within)
+    }
+
     /// Where the API socket will be.
     pub(crate) fn api(&self) -> PathBuf {
-        self.folder.path().join("api")
+        self.sockets_in().join("api")
     }
 
     /// Where the vsock socket will be.
     pub(crate) fn vsock(&self) -> PathBuf {
-        self.folder.path().join("vsock")
+        self.sockets_in().join("vsock")
     }
 
     /// Takes both sockets if they are there, and removes their names.
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn sockets_work_after_their_names_are_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(dir.path()).unwrap();
+        let paths = Paths::new(dir.path(), Path::new("")).unwrap();
         assert!(paths.claim().is_none());
         let _api = UnixListener::bind(paths.api()).unwrap();
         let vsock = UnixListener::bind(paths.vsock()).unwrap();

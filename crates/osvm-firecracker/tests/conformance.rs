@@ -4,17 +4,40 @@
 use osvm_firecracker::{FIX, FirecrackerBackend, PROGRAM};
 use osvm_vmm::Backend;
 use osvm_vmm::conformance::{self, Guests, skip, vm_program};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn firecracker_keeps_every_promise() {
+    check(|backend, _| Some(backend));
+}
+
+#[test]
+fn firecracker_keeps_every_promise_in_its_jailer() {
+    check(|backend, firecracker| {
+        let jailer = firecracker.with_file_name("jailer");
+        if !rustix::process::geteuid().is_root() || !jailer.exists() || !is_static(firecracker) {
+            skip("jailer", "it needs root, and a jailer beside a Firecracker of the static build");
+            return None;
+        }
+        Some(backend.with_jailer(jailer))
+    });
+}
+
+/// The jailer's chroot has no dynamic linker.
+fn is_static(program: &Path) -> bool {
+    let elf = std::fs::read(program).unwrap();
+    !elf.windows(10).any(|bytes| bytes == b"/ld-linux-")
+}
+
+fn check(with: impl FnOnce(FirecrackerBackend, &Path) -> Option<FirecrackerBackend>) {
     let named = std::env::var_os("OSVM_FIRECRACKER").map(PathBuf::from);
     let Some(firecracker) = named.or_else(|| which::which(PROGRAM).ok()) else {
         return skip("firecracker", &format!("`{PROGRAM}` is not here: {FIX}"));
     };
     let runtime_dir = tempfile::tempdir().unwrap();
     let backend =
-        FirecrackerBackend::new(firecracker, vm_program(), runtime_dir.path().to_owned());
+        FirecrackerBackend::new(firecracker.clone(), vm_program(), runtime_dir.path().to_owned());
+    let Some(backend) = with(backend, &firecracker) else { return };
     if let Err(error) = backend.probe() {
         return skip("firecracker", &error.to_string());
     }

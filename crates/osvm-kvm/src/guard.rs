@@ -1,11 +1,13 @@
 //! The guard: ties another hypervisor to osvm's lifeline, locks it in, and becomes it.
 //!
 //! ```text
-//! osvm-vm guard [--stdout FD] [--write DIR]… PROGRAM ARG…
+//! osvm-vm guard [--stdout FD] [--write DIR]… [--jailer] PROGRAM ARG…
 //! ```
 //!
 //! Standard output is the lifeline. With `--stdout` the program gets descriptor FD as its standard
 //! output instead, and keeps the lifeline under another number: closing it would end the tie.
+//! With `--jailer`, for a program that closes all but the standard descriptors and changes its
+//! root itself, the lifeline becomes standard input, and Landlock stays off: it forbids to mount.
 //!
 //! # Invariants
 //!
@@ -50,6 +52,7 @@ const DEVICES: [&str; 5] =
 struct Order {
     stdout: Option<i32>,
     write: Vec<PathBuf>,
+    jailer: bool,
     program: PathBuf,
     args: Vec<OsString>,
 }
@@ -71,6 +74,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Order> {
         match word.to_str() {
             Some("--stdout") => order.stdout = Some(args.next()?.to_str()?.parse().ok()?),
             Some("--write") => order.write.push(args.next()?.into()),
+            Some("--jailer") => order.jailer = true,
             _ => {
                 order.program = word.into();
                 order.args = args.collect();
@@ -92,9 +96,13 @@ fn tie(order: &Order) -> io::Result<()> {
     lifeline::arm(rustix::stdio::stdout())?;
     if let Some(fd) = order.stdout {
         // Kept open for good, across the exec: see the header.
-        let kept = fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)?;
-        fcntl_setfd(&kept, FdFlags::empty())?;
-        let _number = kept.into_raw_fd();
+        if order.jailer {
+            rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+        } else {
+            let kept = fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)?;
+            fcntl_setfd(&kept, FdFlags::empty())?;
+            let _number = kept.into_raw_fd();
+        }
         // SAFETY: osvm opened `fd` for this process, and nothing here closes it.
         let console = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::stdio::dup2_stdout(console)?;
@@ -102,7 +110,7 @@ fn tie(order: &Order) -> io::Result<()> {
     set_no_new_privs(true)?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
-    confine(order).map_err(io::Error::other)
+    if order.jailer { Ok(()) } else { confine(order).map_err(io::Error::other) }
 }
 
 /// Best effort, as far as the host's Landlock goes.
@@ -144,6 +152,7 @@ mod tests {
         let expected = Order {
             stdout: Some(6),
             write: vec!["/run/a".into()],
+            jailer: false,
             program: "/usr/bin/vmm".into(),
             args: vec!["--stdout".into(), "7".into()],
         };
