@@ -108,8 +108,9 @@ impl Runtime {
         let id = CallId::now();
         let span = tracing::info_span!("call", %id);
         let _entered = span.enter();
-        info!("executing tool '{}' from server '{}'", call.tool, call.server);
-        info!("checking isolation config for {}/{}", call.server, call.tool);
+        let ToolCall { server, tool, .. } = call;
+        info!(server, tool, "executing tool '{tool}' from server '{server}'");
+        info!(config = %self.config.path().display(), "checking isolation config for {server}/{tool}");
         let policy = self.config.resolve(&call.server, &call.tool);
         let mut run = Run {
             runtime: self,
@@ -149,15 +150,18 @@ impl Run<'_> {
     fn outcome(&mut self) -> Result<Answer, CallError> {
         match self.policy.mode {
             ExecutionMode::Unikernel => {
-                info!("tool configured for unikernel execution mode");
+                info!(mode = "unikernel", "tool configured for unikernel execution mode");
                 self.isolated().or_else(|error| self.without_isolation(error))
             }
             ExecutionMode::Direct => {
-                warn!("tool configured for direct execution mode: it runs without isolation");
+                warn!(
+                    mode = "direct",
+                    "tool configured for direct execution mode: it runs without isolation"
+                );
                 self.direct()
             }
             ExecutionMode::MicroVm => {
-                info!("tool configured for microvm execution mode");
+                info!(mode = "microvm", "tool configured for microvm execution mode");
                 let (server, tool) = (self.call.server.clone(), self.call.tool.clone());
                 Err(Denial::MicroVm { server, tool }.into())
             }
@@ -279,9 +283,11 @@ impl Run<'_> {
 
     /// What the config says about a call that could not be isolated.
     fn without_isolation(&mut self, failure: CallError) -> Result<Answer, CallError> {
-        if !failure.is_isolation_failure() || self.cancel.is_cancelled() {
+        if !failure.is_isolation_failure() {
             return Err(failure);
         }
+        // A guest that was killed while it booted looks like one that failed to.
+        self.still_wanted()?;
         let reason = chain(&failure);
         self.isolation_failure = Some(reason.clone());
         match self.policy.on_isolation_failure {

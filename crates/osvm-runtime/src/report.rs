@@ -42,7 +42,7 @@ pub struct Isolation {
     /// From the start of the call until nothing was left of it, in ms.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Option<Duration>,
-    /// Guest memory that had been touched when the tool answered, in KiB.
+    /// Guest memory that had been touched when the call ended, in KiB.
     pub guest_memory_kb: Option<u64>,
     /// Why the call ran on the host although it was to be isolated.
     pub fallback: Option<String>,

@@ -9,8 +9,8 @@ use osvm_image::{ImageError, LookupError};
 use osvm_protocol::code;
 use osvm_protocol::frame::{self, MAX_PAYLOAD};
 use osvm_protocol::message::RpcError;
-use osvm_vmm::Death;
 use osvm_vmm::fake::Fake;
+use osvm_vmm::{BootError, Death, Machine};
 use std::io::Write as _;
 use std::sync::Mutex;
 
@@ -387,6 +387,30 @@ fn a_cancelled_call_ends_at_once_in_every_state() {
             assert!(report.isolation.total.unwrap() < Duration::from_secs(10));
         });
     }
+}
+
+#[test]
+fn a_guest_cancelled_while_it_boots_is_no_reason_to_fall_back() {
+    /// Stands for a boot that fails because its VM process was killed.
+    #[derive(Debug)]
+    struct Killed(Cancel);
+    impl Backend for Killed {
+        fn name(&self) -> &'static str {
+            "killed"
+        }
+        fn probe(&self) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn boot(&self, _spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+            self.0.cancel();
+            Err(BootError::VmProcess { reason: "killed".into() })
+        }
+    }
+    let cancel = Cancel::default();
+    let bench = Bench::new(Killed(cancel.clone()), FALLBACK).install(&program::answering(ANSWER));
+    let report = bench.call_with("echo", r#"{"text":""}"#, &cancel);
+    assert!(matches!(error(&report), CallError::Cancelled), "{:?}", report.outcome);
+    assert_eq!(report.isolation.fallback, None);
 }
 
 #[test]
