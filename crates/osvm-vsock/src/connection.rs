@@ -164,7 +164,8 @@ impl Connection {
         self.host_done & SHUTDOWN_SEND != 0 || self.guest_done & SHUTDOWN_RCV != 0
     }
 
-    /// Whether the host takes no more bytes.
+    /// Whether the host takes no more bytes. Known once a write has failed: a peer that shuts down
+    /// its reading half only raises no event.
     fn host_is_deaf(&self) -> bool {
         self.host_done & SHUTDOWN_RCV != 0
     }

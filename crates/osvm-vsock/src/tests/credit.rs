@@ -99,8 +99,37 @@ fn a_guest_that_takes_nothing_holds_up_the_host_and_is_asked_once() {
     assert!(pushed < 1 << 20, "the socket took {pushed} bytes nobody reads");
 
     guest.read(port);
+    let packets = guest.take();
+    let bytes: usize = packets.iter().map(|it| it.payload.len()).sum();
+    assert_eq!(bytes, 10_000, "an update opens the window");
+    assert_eq!(packets.last().unwrap().op, CREDIT_REQUEST, "asked again when it closes again");
+}
+
+#[test]
+fn bytes_for_the_guest_carry_the_credit_that_an_update_would() {
+    let mut guest = Guest::boot(8, 4096);
+    let (mut host, port) = guest.connected(1);
+    for _ in 0..3 {
+        guest.queue(&guest.streams[&port].packet(RW, &vec![0; 50_000]));
+    }
+    push(&mut host, b"x");
+    guest.service();
+    let packets = guest.take();
+    let seen: Vec<_> = packets.iter().map(|it| (it.op, it.fwd_cnt)).collect();
+    assert_eq!(seen, [(RW, 150_000)]);
+}
+
+#[test]
+fn bytes_kept_for_a_host_that_stops_reading_are_given_up() {
+    let mut guest = Guest::boot(8, 4096);
+    let (mut host, port) = guest.connected(1);
+    let sent = send_all_credit(&mut guest, port);
+    assert_ne!(pull(&mut host, sent).len(), sent, "nothing was kept");
+    host.shutdown(std::net::Shutdown::Read).unwrap();
+    guest.service();
     guest.step();
-    assert_eq!(guest.streams[&port].received.len(), 20_000, "an update opens the window");
+    let stream = &guest.streams[&port];
+    assert_eq!((stream.credit(), stream.peer_forwarded as usize), (WINDOW_MAX, sent));
 }
 
 #[test]

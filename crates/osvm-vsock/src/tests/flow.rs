@@ -2,11 +2,13 @@
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a test fit where it puts them")]
 
 use super::guest::*;
-use crate::{Event, MAX_CONNECTIONS, Peer, Refusal, WINDOW_MAX, WINDOW_MIN};
+use crate::{Device, Event, MAX_CONNECTIONS, Peer, Progress, Refusal, WINDOW_MAX, WINDOW_MIN};
+use osvm_protocol::Cid;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress};
 
 const RX_BUFFER: u32 = 4096;
@@ -206,6 +208,16 @@ fn a_reset_by_the_guest_hangs_up_on_the_host() {
 }
 
 #[test]
+fn a_host_that_hangs_up_on_unread_bytes_is_a_reset_for_the_guest() {
+    let mut guest = Guest::boot(8, RX_BUFFER);
+    let (host, port) = guest.connected(1);
+    guest.write(port, b"unread", 100);
+    drop(host);
+    guest.service();
+    assert_eq!(guest.take_ops(), [RST]);
+}
+
+#[test]
 fn what_a_guest_sent_before_its_goodbye_survives_its_reset() {
     let mut guest = Guest::boot(8, RX_BUFFER);
     let (mut host, port) = guest.connected(1);
@@ -217,6 +229,16 @@ fn what_a_guest_sent_before_its_goodbye_survives_its_reset() {
     guest.send(&reset).unwrap();
     assert_eq!(drain(&mut guest, &mut host), WINDOW_MAX as usize);
     assert_eq!(guest.take_ops(), NONE);
+}
+
+#[test]
+fn a_reset_without_a_goodbye_discards_what_is_under_way() {
+    let mut guest = Guest::boot(8, RX_BUFFER);
+    let (mut host, port) = guest.connected(1);
+    fill(&mut guest, port);
+    let reset = guest.streams[&port].packet(RST, &[]);
+    guest.send(&reset).unwrap();
+    assert!(drain(&mut guest, &mut host) < WINDOW_MAX as usize);
 }
 
 #[test]
@@ -394,6 +416,37 @@ fn connections_take_turns() {
         round.dedup();
         assert_eq!(round.len(), 3, "{turns:?}");
     }
+}
+
+#[test]
+fn one_look_goes_round_a_ring_once_and_says_whether_there_is_more() {
+    let mut guest = Guest::cold(4, RX_BUFFER);
+    let mut device = Device::new(Cid::new(200).unwrap()).unwrap();
+    let mut queues = [RX, TX].map(|index| queue(&guest.rings[index]));
+    let request = Stream { host_port: 9, ..Stream::default() }.packet(REQUEST, &[]);
+    (0..4).for_each(|_| guest.queue(&request));
+    let [rx, tx] = &mut queues;
+    let once = Progress { used: 4, interrupt: true, more: false };
+    assert_eq!(device.process_tx(&guest.mem, tx), Ok(once));
+    for head in 0..4 {
+        guest.post_rx(head);
+    }
+    assert!(device.rx_pending());
+    assert_eq!(device.process_rx(&guest.mem, rx), Ok(once));
+    assert!(!device.rx_pending());
+    let idle = Progress::default();
+    assert_eq!(device.process_rx(&guest.mem, rx), Ok(idle));
+}
+
+/// A queue as a transport would hand it over that has nothing to do with registers.
+fn queue(ring: &Ring) -> Queue {
+    let Ring { size, desc: desc_table, avail: avail_ring, used: used_ring, .. } = *ring;
+    let state = QueueState { ready: true, desc_table, avail_ring, used_ring, ..fresh(size) };
+    Queue::try_from(state).unwrap()
+}
+
+fn fresh(max_size: u16) -> QueueState {
+    QueueState { max_size, size: max_size, ..QueueState::default() }
 }
 
 /// The answer of a guest to `packet`.

@@ -294,7 +294,8 @@ impl Guest {
         self.register(0x50, index as u32)
     }
 
-    fn post_rx(&mut self, head: u16) {
+    /// Makes one rx buffer available, without a word.
+    pub(crate) fn post_rx(&mut self, head: u16) {
         let addr = RX_BUFFERS + u64::from(head) * u64::from(self.rx_buffer);
         let ring = &mut self.rings[RX];
         ring.descriptor(&self.mem, head, addr, self.rx_buffer, [WRITE, 0]);
