@@ -3,10 +3,24 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;
 use osvm_kernel_core::boot::Range;
-use talc::{DefaultBinning, TalcCell, source::Manual};
+use talc::base::binning::{Binning, linear_extent_then_linearly_divided_exponential_binning};
+use talc::cell::TalcCell;
+use talc::source::Manual;
+
+/// Free lists by size: 64 instead of talc's 191. Each has to be cleared when the heap is made, and
+/// one word of bits is quicker to search than three.
+struct Bins;
+
+impl Binning for Bins {
+    type AvailabilityBitField = u64;
+
+    fn size_to_bin(size: usize) -> u32 {
+        linear_extent_then_linearly_divided_exponential_binning::<2, 8>(size)
+    }
+}
 
 /// A `TalcCell` that may stand in a static.
-struct Heap(TalcCell<Manual>);
+struct Heap(TalcCell<Manual, Bins>);
 
 // SAFETY: the guest has one processor and no threads, and its interrupt handler allocates nothing,
 // so no two calls are ever in progress at once.

@@ -1,6 +1,5 @@
 //! From the loader's tables to a [`Guest`].
 
-use crate::cpu;
 use crate::device::{RX, Registers};
 use crate::idle::Idle;
 use crate::memory::{LoaderMemory, RAM_LIMIT, image_end};
@@ -10,8 +9,9 @@ use core::ptr;
 use osvm_kernel_core::boot::cmdline::{self, Word};
 use osvm_kernel_core::boot::{BootData, Entry, heap};
 use osvm_kernel_core::virtio::mmio::Device;
-use osvm_kernel_core::vsock::{self, Shared, StreamError, Vsock};
+use osvm_kernel_core::vsock::{self, Shared, Vsock};
 use osvm_protocol::boot::BootPage;
+use unikraft_tool_executor::Device as Found;
 
 /// Where QEMU's microvm machine has its virtio-mmio transports when it doesn't announce them.
 const QEMU_FIRST: u64 = 0xfeb0_0000;
@@ -35,18 +35,24 @@ pub struct Guest {
     pub command_line: &'static str,
     /// What the host put on the boot page.
     pub page: BootPage<'static>,
-    /// All virtio devices: address and device id.
-    pub devices: Vec<(u64, u32)>,
+    /// All virtio devices.
+    pub devices: Vec<Found>,
     /// The vsock device, not brought up yet.
-    vsock: Device<Registers>,
+    pub vsock: VsockDevice,
+}
+
+/// A vsock device that was found, and not brought up yet.
+#[derive(Debug)]
+pub struct VsockDevice {
+    device: Device<Registers>,
     idle: Idle,
 }
 
-impl Guest {
-    /// Brings up the vsock device and listens.
+impl VsockDevice {
+    /// Brings up the device and listens on the port of osvm.
     pub fn listen(self) -> GuestVsock {
         let platform = Platform { idle: self.idle };
-        Vsock::new(self.vsock, platform, &SHARED, osvm_protocol::PORT)
+        Vsock::new(self.device, platform, &SHARED, osvm_protocol::PORT)
             .unwrap_or_else(|error| die(format_args!("{error}")))
     }
 }
@@ -64,7 +70,8 @@ extern "C" fn osvm_start(table: u32, protocol: u32) -> ! {
 }
 
 fn boot(entry: Entry) -> Guest {
-    let data = BootData::read(entry, &LoaderMemory).unwrap_or_else(|error| die(format_args!("{error}")));
+    let data =
+        BootData::read(entry, &LoaderMemory).unwrap_or_else(|error| die(format_args!("{error}")));
     let ram = heap(&data, image_end(), RAM_LIMIT);
     // SAFETY: `heap` returns RAM above the image that holds nothing of the loader's, and all RAM
     // below the limit is mapped. This is the only call.
@@ -89,29 +96,29 @@ fn boot(entry: Entry) -> Guest {
             search.look_at(QEMU_FIRST + slot * QEMU_STRIDE, None);
         }
     }
-    let Some((vsock, irq)) = search.vsock else {
+    let Some((device, irq)) = search.vsock else {
         die(format_args!("no virtio-vsock device among {}", search.devices.len()));
     };
+    let idle = if halt_is_exit { Idle::HaltIsExit } else { Idle::Unprepared(irq) };
     Guest {
         memory_bytes: data.map.ram_bytes(),
         command_line: data.command_line,
         page,
         devices: search.devices,
-        vsock,
-        idle: if halt_is_exit { Idle::HaltIsExit } else { Idle::Unprepared(irq) },
+        vsock: VsockDevice { device, idle },
     }
 }
 
 /// The devices found so far.
 struct Search {
-    devices: Vec<(u64, u32)>,
+    devices: Vec<Found>,
     vsock: Option<(Device<Registers>, Option<u8>)>,
 }
 
 impl Search {
     fn look_at(&mut self, address: u64, irq: Option<u8>) {
         if let Some(device) = Registers::at(address).and_then(Device::probe) {
-            self.devices.push((address, device.id()));
+            self.devices.push(Found { address, kind: device.id() });
             if device.id() == vsock::DEVICE_ID && self.vsock.is_none() {
                 self.vsock = Some((device, irq));
             }

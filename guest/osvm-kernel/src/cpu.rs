@@ -16,7 +16,9 @@ unsafe extern "C" {
 /// The port's device must not be made to write to memory that Rust owns.
 pub unsafe fn write_port(port: u16, value: u8) {
     // SAFETY: our contract.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+    }
 }
 
 /// Reads I/O port `port`.

@@ -1,29 +1,23 @@
 //! What the unikernel does once it is up.
-#![expect(unsafe_code, reason = "exports the symbol that the boot code calls")]
 
-extern crate alloc;
-
-use alloc::vec::Vec;
-use osvm_kernel::{Guest, GuestVsock, Platform, Registers, guest_main};
+use osvm_kernel::{Guest, Platform, Registers, guest_main, image_parts};
 use osvm_kernel_core::vsock::{Stream, StreamError};
-use unikraft_tool_executor::{Device, Facts, serve};
+use unikraft_tool_executor::{Facts, serve};
 
 guest_main!(run);
+image_parts!();
 
 fn run(guest: Guest) -> ! {
-    let devices: Vec<Device> =
-        guest.devices.iter().map(|(address, kind)| Device { address: *address, kind: *kind }).collect();
-    let page = guest.page.clone();
     let facts = Facts {
         memory_bytes: guest.memory_bytes,
-        devices: &devices,
+        devices: &guest.devices,
         command_line: guest.command_line,
-        name: "x",
-        build: "y",
-        env: &page.env,
+        name: env!("OSVM_IMAGE_NAME"),
+        build: env!("OSVM_BUILD_ID"),
+        env: &guest.page.env,
         platform: "osvm-kernel",
     };
-    let mut vsock: GuestVsock = guest.listen();
+    let mut vsock = guest.vsock.listen();
     loop {
         let mut stream = Connection(vsock.accept());
         // A connection that failed is over; the next one may be fine.

@@ -30,12 +30,14 @@ pub mod cpu;
 mod death;
 mod device;
 mod idle;
+mod image;
 mod memory;
 
-pub use boot::{Guest, GuestVsock, Platform};
+pub use boot::{Guest, GuestVsock, Platform, VsockDevice};
 pub use death::{die, say};
 pub use device::Registers;
 pub use memory::LoaderMemory;
+pub use osvm_protocol::note::KIND as NOTE_KIND;
 
 /// Names the function that runs once the guest is up: `fn(Guest) -> !`.
 #[macro_export]

@@ -4,7 +4,7 @@ use core::{ptr, slice};
 use osvm_kernel_core::boot::{PhysicalMemory, Range};
 
 /// End of the memory that is mapped as RAM: above it lie the registers of devices.
-pub const RAM_LIMIT: u64 = 3 << 30;
+pub(crate) const RAM_LIMIT: u64 = 3 << 30;
 /// Memory of the loader below the kernel: all that `entry.s` maps there.
 const LOW: Range = Range { start: 0x1000, end: 0x10_0000 };
 

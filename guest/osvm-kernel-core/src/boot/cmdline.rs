@@ -2,6 +2,8 @@
 //!
 //! A device is announced as Linux's `virtio_mmio.device=<size>@<address>:<irq>[:<id>]`.
 
+use super::split_at_byte;
+
 /// What the guest makes of its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
@@ -20,40 +22,78 @@ pub struct Transport {
     pub irq: Option<u8>,
 }
 
-const DEVICE: &[u8] = b"virtio_mmio.device=";
-const HALT_IS_EXIT: &[u8] = b"osvm.hlt=exit";
+const DEVICE: [u8; 19] = *b"virtio_mmio.device=";
+const HALT_IS_EXIT: [u8; 13] = *b"osvm.hlt=exit";
 
 /// The words of `line` that mean something to the kernel. All others are for others.
 pub fn words(line: &str) -> impl Iterator<Item = Word> {
-    line.as_bytes().split(|byte| *byte == b' ').filter_map(|word| match word.strip_prefix(DEVICE) {
-        Some(device) => transport(device).map(Word::Transport),
-        None => (word == HALT_IS_EXIT).then_some(Word::HaltIsExit),
-    })
+    Words { rest: line.as_bytes() }
+}
+
+struct Words<'l> {
+    rest: &'l [u8],
+}
+
+impl Iterator for Words<'_> {
+    type Item = Word;
+
+    fn next(&mut self) -> Option<Word> {
+        while !self.rest.is_empty() {
+            let (word, rest) = split_at_byte(self.rest, b' ');
+            self.rest = rest;
+            // Arrays of a known length compare in a few instructions, slices in a call.
+            let meaning = match word.split_first_chunk() {
+                Some((start, device)) if *start == DEVICE => transport(device).map(Word::Transport),
+                _ => (word.split_first_chunk() == Some((&HALT_IS_EXIT, &[])))
+                    .then_some(Word::HaltIsExit),
+            };
+            if meaning.is_some() {
+                return meaning;
+            }
+        }
+        None
+    }
 }
 
 /// Reads `<size>@<address>:<irq>[:<id>]`. The size says nothing that is needed.
 fn transport(text: &[u8]) -> Option<Transport> {
-    let mut parts = text.splitn(2, |byte| *byte == b'@');
-    let (_size, place) = (parts.next()?, parts.next()?);
-    let mut parts = place.split(|byte| *byte == b':');
-    let address = number(parts.next()?)?;
-    let irq = parts.next().and_then(number).and_then(|irq| u8::try_from(irq).ok());
+    let place = text.iter().position(|byte| *byte == b'@')?;
+    let (address, rest) = take_number(text.get(place + 1..)?)?;
+    let irq = match rest {
+        [] => None,
+        [b':', irq @ ..] => take_number(irq).and_then(|(irq, _)| u8::try_from(irq).ok()),
+        _ => return None,
+    };
     Some(Transport { address, irq })
 }
 
-/// A decimal number, or a hexadecimal one after `0x`.
-fn number(digits: &[u8]) -> Option<u64> {
-    let (digits, radix) = match digits.strip_prefix(b"0x") {
-        Some(digits) => (digits, 16),
-        None => (digits, 10),
-    };
-    if digits.is_empty() {
-        return None;
+/// A decimal number, or a hexadecimal one after `0x`, and what follows it.
+fn take_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    match text {
+        // As many digits as can't overflow.
+        [b'0', b'x', digits @ ..] => take_digits::<16>(digits, 16),
+        digits => take_digits::<10>(digits, 19),
     }
-    digits.iter().try_fold(0_u64, |sum, digit| {
-        let digit = char::from(*digit).to_digit(radix)?;
-        sum.checked_mul(radix.into())?.checked_add(digit.into())
-    })
+}
+
+fn take_digits<const RADIX: u64>(mut rest: &[u8], most: usize) -> Option<(u64, &[u8])> {
+    let all = rest.len();
+    let mut sum: u64 = 0;
+    while let [digit, tail @ ..] = rest {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' if RADIX == 16 => digit - b'a' + 10,
+            b'A'..=b'F' if RADIX == 16 => digit - b'A' + 10,
+            _ => break,
+        };
+        if all - rest.len() == most {
+            return None;
+        }
+        // Can't wrap: `most` digits fit.
+        sum = sum.wrapping_mul(RADIX).wrapping_add(value.into());
+        rest = tail;
+    }
+    (rest.len() < all).then_some((sum, rest))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! Offsets: Linux `Documentation/arch/x86/zero-page.rst` and `boot.rst`.
 
 use super::{
-    BootData, BootError, MAX_COMMAND_LINE, MemoryMap, PhysicalMemory, Range, command_line, field, module,
-    u32_at,
+    BootData, BootError, MAX_COMMAND_LINE, MemoryMap, PhysicalMemory, Range, command_line, field,
+    module, u32_at,
 };
 
 /// Length of the structure.

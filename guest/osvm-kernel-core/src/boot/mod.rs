@@ -117,14 +117,36 @@ fn command_line(memory: &impl PhysicalMemory, address: u64) -> &'static str {
     // The string may lie close to the end of what is mapped, so the limit shrinks until it fits.
     let limits = [MAX_COMMAND_LINE, MAX_COMMAND_LINE / 4, MAX_COMMAND_LINE / 16, 1];
     let bytes = limits.iter().find_map(|limit| memory.bytes(address, *limit)).unwrap_or_default();
-    let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    let bytes = bytes.get(..len).unwrap_or_default();
+    let (bytes, _) = split_at_byte(bytes, 0);
     match str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
             str::from_utf8(valid).unwrap_or_default()
         }
+    }
+}
+
+/// What stands before the first `byte`, and what after it; all and nothing if there is none.
+///
+/// Eight bytes at a time: a command line is read on every boot, before anything else runs.
+fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    let pattern = u64::from_ne_bytes([byte; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let in_words = words.iter().enumerate().find_map(|(index, word)| {
+        // Zero where a byte is the one sought. The subtraction borrows out of zero bytes only, so
+        // the lowest high bit that it sets, and that was clear, stands in the first of them.
+        let difference = u64::from_le_bytes(*word) ^ pattern;
+        let found = difference.wrapping_sub(ONES) & !difference & HIGHS;
+        (found != 0).then(|| index * 8 + found.trailing_zeros() as usize / 8)
+    });
+    let place = in_words
+        .or_else(|| rest.iter().position(|other| *other == byte).map(|at| words.len() * 8 + at));
+    match place.and_then(|place| bytes.split_at_checked(place)) {
+        Some((before, after)) => (before, after.get(1..).unwrap_or_default()),
+        None => (bytes, &[]),
     }
 }
 

@@ -1,8 +1,8 @@
 //! PVH: `hvm_start_info`, as Xen's `public/arch-x86/hvm/start_info.h` defines it.
 
 use super::{
-    BootData, BootError, MAX_COMMAND_LINE, MemoryMap, PLACES, PhysicalMemory, Range, command_line, module,
-    u32_at, u64_at,
+    BootData, BootError, MAX_COMMAND_LINE, MemoryMap, PLACES, PhysicalMemory, Range, command_line,
+    module, u32_at, u64_at,
 };
 
 const MAGIC: u32 = 0x336e_c578;

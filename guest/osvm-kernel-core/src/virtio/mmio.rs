@@ -181,7 +181,10 @@ impl<M: Mmio> Device<M> {
         match self.interface {
             Interface::Legacy => {
                 mmio.write(register::LEGACY_QUEUE_ALIGN, ring::LEGACY_USED_ALIGN);
-                mmio.write(register::LEGACY_QUEUE_PFN, low(ring.descriptors_at() / u64::from(ring::ALIGN)));
+                mmio.write(
+                    register::LEGACY_QUEUE_PFN,
+                    low(ring.descriptors_at() / u64::from(ring::ALIGN)),
+                );
             }
             Interface::Modern => {
                 let parts = [

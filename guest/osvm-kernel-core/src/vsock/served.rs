@@ -134,7 +134,12 @@ mod tests {
         let mut served = served(100);
         served.note_sent(70);
         assert_eq!(served.window(), 30);
-        served.learn_credit(&Header { src_port: 1, buf_alloc: 100, fwd_cnt: 50, ..Header::default() });
+        served.learn_credit(&Header {
+            src_port: 1,
+            buf_alloc: 100,
+            fwd_cnt: 50,
+            ..Header::default()
+        });
         assert_eq!(served.window(), 80);
     }
 

@@ -1,0 +1,8 @@
+//! Gives the unikernel its linker script, its note and its tool definitions.
+
+mod image;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The executor is what people know, so the image bears its name.
+    image::prepare("unikraft_tool_executor", &[])
+}
