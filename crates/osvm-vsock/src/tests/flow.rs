@@ -428,14 +428,16 @@ fn one_look_goes_round_a_ring_once_and_says_whether_there_is_more() {
     let [rx, tx] = &mut queues;
     let once = Progress { used: 4, interrupt: true, more: false };
     assert_eq!(device.process_tx(&guest.mem, tx), Ok(once));
+    guest.queue(&request);
+    assert_eq!(device.process_tx(&guest.mem, tx), Ok(Progress { used: 1, ..once }));
     for head in 0..4 {
         guest.post_rx(head);
     }
+    assert_eq!(device.process_rx(&guest.mem, rx), Ok(once), "five wait, four fit");
     assert!(device.rx_pending());
-    assert_eq!(device.process_rx(&guest.mem, rx), Ok(once));
+    guest.post_rx(0);
+    assert_eq!(device.process_rx(&guest.mem, rx), Ok(Progress { used: 1, ..once }));
     assert!(!device.rx_pending());
-    let idle = Progress::default();
-    assert_eq!(device.process_rx(&guest.mem, rx), Ok(idle));
 }
 
 /// A queue as a transport would hand it over that has nothing to do with registers.
