@@ -1,6 +1,6 @@
 //! Starts VM processes: osvm's side of a boot.
 
-use crate::control::{self, Event, MAX_TEXT, NotStarted, Start};
+use crate::control::{self, Control, Event, MAX_TEXT, NotStarted, Start};
 use crate::machine::KvmMachine;
 use crate::vm_process::now;
 use osvm_vmm::process::{Launch, VmProcess};
@@ -11,6 +11,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Guest memory ends where the devices begin.
@@ -21,7 +22,7 @@ const MAX_MEMORY: u64 = 3 << 30;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The embedded VMM as a backend.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KvmBackend {
     /// The program `osvm-vm`.
     pub vm_program: PathBuf,
@@ -29,6 +30,15 @@ pub struct KvmBackend {
     pub protocol: BootProtocol,
     /// Whether guests are counted until their first answer: see [`KvmMachine::counts`].
     pub count: bool,
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// A VM process that has no spec yet.
+#[derive(Debug)]
+struct Prepared {
+    process: VmProcess,
+    control: Control<OwnedFd>,
+    begun: u64,
 }
 
 /// How an image is entered.
@@ -44,15 +54,26 @@ pub enum BootProtocol {
 impl KvmBackend {
     /// The backend as every call uses it: PVH, nothing counted.
     pub fn new(vm_program: PathBuf) -> Self {
-        Self { vm_program, protocol: BootProtocol::default(), count: false }
+        let prepared = Mutex::new(None);
+        Self { vm_program, protocol: BootProtocol::default(), count: false, prepared }
     }
 
-    /// Like [`Backend::boot`], with the machine's own type.
-    pub fn start(&self, spec: &MachineSpec) -> Result<KvmMachine, BootError> {
-        if MAX_MEMORY < spec.memory.bytes() {
-            let what = format!("{} MiB of memory: at most 3072 MiB fit", spec.memory.mib());
-            return Err(BootError::Unsupported { backend: self.name(), what });
-        }
+    /// Starts a VM process for the next boot, which will find most of the way behind it: the
+    /// process makes its empty VM and leaves the host's network while the caller still finds out
+    /// what to boot. Worth 2 ms to a caller with that much to do.
+    ///
+    /// What is prepared and never booted ends with the backend.
+    pub fn prepare(&self) -> Result<(), BootError> {
+        let prepared = self.spawn()?;
+        *self.lock() = Some(prepared);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self) -> Result<Prepared, BootError> {
         let begun = now();
         let (control, theirs) = control::pair().map_err(host("a socket pair"))?;
         let launch =
@@ -62,6 +83,17 @@ impl KvmBackend {
             source,
             fix: "build it with `cargo build --release -p osvm --bins`",
         })?;
+        Ok(Prepared { process, control, begun })
+    }
+
+    /// Like [`Backend::boot`], with the machine's own type.
+    pub fn start(&self, spec: &MachineSpec) -> Result<KvmMachine, BootError> {
+        if MAX_MEMORY < spec.memory.bytes() {
+            let what = format!("{} MiB of memory: at most 3072 MiB fit", spec.memory.mib());
+            return Err(BootError::Unsupported { backend: self.name(), what });
+        }
+        let prepared = self.lock().take();
+        let Prepared { process, control, begun } = prepared.map_or_else(|| self.spawn(), Ok)?;
         // From here on the VM process makes its empty VM, while this side prepares the rest.
         let memory = guest_memory(spec.memory.bytes())?;
         let start = Start {

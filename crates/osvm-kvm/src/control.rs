@@ -188,8 +188,10 @@ pub struct Jail {
 pub struct BootTimes {
     /// The VM process began to run code of its own.
     pub started: u64,
-    /// It had an empty VM.
+    /// It had an empty VM, and had left the host's network if it could.
     pub vm_made: u64,
+    /// It had the spec.
+    pub told: u64,
     /// The image was in guest memory and the processor was set up.
     pub loaded: u64,
     /// The jail was in force; the guest's first instruction comes next.

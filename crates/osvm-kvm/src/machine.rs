@@ -59,7 +59,7 @@ impl KvmMachine {
     /// Waits until `deadline` for a guest that has not sent any.
     pub fn counts(&mut self, deadline: Instant) -> Option<Counts> {
         while self.counts.is_none() && self.ended.is_none() {
-            let event = self.event(deadline).ok()??;
+            let event = self.event_before(deadline).ok()??;
             self.note(event);
         }
         self.counts
@@ -93,6 +93,18 @@ impl KvmMachine {
         }
     }
 
+    /// Like [`Self::event`], but what comes after `deadline` is only noted, so a VM process that
+    /// never stops sending can't keep osvm waiting.
+    fn event_before(&mut self, deadline: Instant) -> io::Result<Option<Event>> {
+        match self.event(deadline)? {
+            Some(late) if deadline <= Instant::now() => {
+                self.note(late);
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            event => Ok(event),
+        }
+    }
+
     /// Keeps what an event says that nobody waits for right now.
     fn note(&mut self, event: Event) {
         match event {
@@ -108,7 +120,7 @@ impl KvmMachine {
 
     fn answer(&mut self, token: u64, port: u32, deadline: Instant) -> Result<(), ConnectError> {
         loop {
-            match self.event(deadline) {
+            match self.event_before(deadline) {
                 Ok(Some(Event::Accepted { token: of })) if of == token => return Ok(()),
                 Ok(Some(Event::Refused { token: of })) if of == token => {
                     return Err(ConnectError::Refused { port });
@@ -187,7 +199,7 @@ impl Machine for KvmMachine {
     fn death(&mut self) -> Death {
         let deadline = Instant::now() + GRACE;
         while self.ended.is_none() {
-            match self.event(deadline) {
+            match self.event_before(deadline) {
                 Ok(Some(event)) => self.note(event),
                 Ok(None) | Err(_) => break,
             }

@@ -1,8 +1,8 @@
 //! The VM process: the whole of `osvm-vm`, which runs one guest and nothing else.
 //!
 //! ```text
-//! exec ─▶ lifeline armed ─▶ empty VM made ─▶ spec received ─▶ image loaded ─▶ jail ─▶ guest
-//!                              (while osvm prepares the spec)
+//! exec ─▶ lifeline ─▶ empty VM, no network ─▶ spec ─▶ image loaded ─▶ jail ─▶ guest
+//!                 (while osvm prepares the spec)
 //! ```
 //!
 //! Standard input is the control socket, standard output the lifeline, standard error takes
@@ -93,8 +93,11 @@ fn give_up(error: &io::Error) -> ExitCode {
 
 fn prepare(control: &Socket, started: u64) -> Result<Running, NotStarted> {
     let empty = make_vm()?;
+    // Before KVM makes its thread: a process with two threads gets no user namespace.
+    let network_namespace = jail::leave_network();
     let vm_made = now();
     let mut given = receive(control)?;
+    let told = now();
     let memory = map_memory(&empty.vm, &given)?;
     let Given { start, kernel, boot_page, .. } = &mut given;
     let entry = image::load(&memory, kernel, start.protocol, boot_page)?;
@@ -111,11 +114,9 @@ fn prepare(control: &Socket, started: u64) -> Result<Running, NotStarted> {
     drop(vm);
     let mut running = Running::new(vcpu, memory, device, Console::new(console), stats, lease)?;
     let loaded = now();
-    // Before KVM makes its thread: a process with two threads gets no user namespace.
-    let network_namespace = jail::leave_network();
     running.enter_without_running()?;
     let jail = jail::enter(network_namespace, start.memory, console_len.unsigned_abs())?;
-    let times = BootTimes { started, vm_made, loaded, jailed: now() };
+    let times = BootTimes { started, vm_made, told, loaded, jailed: now() };
     control.send(&Event::Ready { jail, times }, &[]).or_fail("tell osvm that the guest starts")?;
     Ok(running)
 }

@@ -161,3 +161,9 @@ pub fn skip(what: &str, why: &str) {
     }
     eprintln!("skipped: {why}");
 }
+
+/// Says on stderr what a check did less than it would elsewhere.
+#[expect(clippy::print_stderr, reason = "it is how a test speaks")]
+fn note(what: &str) {
+    eprintln!("note: {what}");
+}

@@ -47,7 +47,6 @@ fn surplus_descriptors_are_refused_and_closed() {
     let eight = [writer.as_fd(); 8];
     assert!(rights.push(SendAncillaryMessage::ScmRights(&eight)));
     sendmsg(&ours, &[IoSlice::new(b"x")], &mut rights, SendFlags::NOSIGNAL).unwrap();
-    drop(rights);
     drop(writer);
     let refusal = Control::new(theirs).receive(&mut [0; 16], RecvFlags::DONTWAIT).unwrap_err();
     assert_eq!(refusal.kind(), io::ErrorKind::InvalidData);

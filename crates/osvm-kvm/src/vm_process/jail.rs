@@ -17,7 +17,9 @@ use crate::error::{OrFail, StepFailed};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, set_no_new_privs, unshare_unsafe,
 };
@@ -33,8 +35,8 @@ const KVM_RUN: u64 = 0xae80;
 /// `_IOR(KVMIO, 0x81, struct kvm_regs)`, 144 bytes: for the report of a failure.
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 
-/// Descriptors: about ten of our own, the rest for connections.
-const MAX_DESCRIPTORS: u64 = 1024;
+/// Descriptors: a few of our own, the rest for connections.
+const MAX_DESCRIPTORS: u64 = 16 + osvm_vsock::MAX_CONNECTIONS as u64;
 /// Address space on top of guest memory, in bytes: program, stack and heap.
 const ADDRESS_SPACE: u64 = 128 << 20;
 /// Processor time in seconds after which the process ends, if nobody else ends it: a day.
@@ -141,7 +143,9 @@ fn set_limits(memory: u64, console_len: u64) -> Result<(), StepFailed> {
         (Resource::Cpu, CPU_SECONDS),
     ];
     for (resource, limit) in limits {
-        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        // What the host limits further stays so: only root could raise it.
+        let limit = Some(getrlimit(resource).maximum.map_or(limit, |given| limit.min(given)));
+        let limit = Rlimit { current: limit, maximum: limit };
         setrlimit(resource, limit).or_fail("set resource limits")?;
     }
     Ok(())

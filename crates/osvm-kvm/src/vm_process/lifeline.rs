@@ -11,7 +11,7 @@ const F_SETSIG: libc::c_int = 10;
 pub(super) fn close_inherited() {
     // SAFETY: this is the first thing the process does, so nothing in it owns a descriptor
     // beyond the three standard ones.
-    let _closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let _closed = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
 }
 
 /// Asks the kernel to kill this process when the last writing end of the pipe `lifeline` is

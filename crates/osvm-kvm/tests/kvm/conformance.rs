@@ -53,7 +53,8 @@ fn no_promise_is_forgotten() {
 
 #[test]
 fn a_guest_answers_by_the_linux_boot_protocol_too() {
-    let backend = KvmBackend { protocol: BootProtocol::Linux64, ..backend() };
+    let mut backend = backend();
+    backend.protocol = BootProtocol::Linux64;
     check(&backend, "a_guest_answers");
 }
 

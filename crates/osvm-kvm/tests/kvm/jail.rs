@@ -61,10 +61,11 @@ fn the_limits_are_set() {
     };
     assert_eq!(hard("Max processes"), "0");
     assert_eq!(hard("Max core file size"), "0");
-    assert_eq!(hard("Max open files"), "1024");
-    assert_eq!(hard("Max address space"), ((16 + 128) << 20).to_string());
+    let number = |name| hard(name).parse::<u64>().unwrap();
+    assert!(number("Max open files") <= 1040);
+    assert!(number("Max address space") <= (16 + 128) << 20);
     // An empty console may grow to its limit and the line behind it.
-    assert!(hard("Max file size").parse::<u64>().unwrap() < 70_000);
+    assert!(number("Max file size") < 70_000);
 }
 
 #[test]

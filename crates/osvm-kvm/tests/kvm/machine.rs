@@ -178,7 +178,8 @@ fn a_64_bit_entry_finds_the_first_gib_mapped() {
     if !kvm() {
         return;
     }
-    let backend = osvm_kvm::KvmBackend { protocol: BootProtocol::Linux64, ..backend() };
+    let mut backend = backend();
+    backend.protocol = BootProtocol::Linux64;
     // mov rax, 0x123456789; mov al, [0xffffff] through a 64-bit register; then a reset
     let code = [
         &[0x48, 0xb8, 0x89, 0x67, 0x45, 0x23, 0x01, 0, 0, 0][..],
@@ -228,6 +229,38 @@ fn the_boot_page_is_a_module() {
     ];
     let spec = MachineSpec { boot_page: b"page!\0".to_vec(), ..spec(tiny(&code.concat())) };
     check_end(&spec, &Death::ShutDown);
+}
+
+#[test]
+fn a_prepared_process_is_the_one_that_boots() {
+    if !kvm() {
+        return;
+    }
+    let backend = backend();
+    backend.prepare().unwrap();
+    let first = backend.start(&spec(tiny(&IDLE))).unwrap();
+    let second = backend.start(&spec(tiny(&IDLE))).unwrap();
+    let (begun, _) = first.boot_times().unwrap();
+    let (begun_later, times) = second.boot_times().unwrap();
+    assert!(begun < begun_later && begun_later < times.started);
+    assert_ne!(first.vm_pid(), second.vm_pid());
+}
+
+#[test]
+fn what_is_prepared_in_vain_ends_with_the_backend() {
+    if !kvm() {
+        return;
+    }
+    let children = || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children"));
+        tasks.map(|task| children(task.unwrap()).unwrap_or_default()).collect::<String>()
+    };
+    let before = children();
+    let backend = backend();
+    backend.prepare().unwrap();
+    drop(backend);
+    assert_eq!(children(), before);
 }
 
 #[test]
