@@ -1,8 +1,8 @@
 //! JSON Schema 2020-12, as far as arguments of tools need it.
 //!
 //! Checked: `type`, `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`,
-//! `minItems`, `maxItems`, `minLength`, `maxLength`, `minimum`, `maximum`, `exclusiveMinimum`,
-//! `exclusiveMaximum`, `allOf`, `anyOf`, `oneOf`. Annotations (`title`, `description`, `format`,
+//! `minProperties`, `maxProperties`, `minItems`, `maxItems`, `minLength`, `maxLength`, `minimum`,
+//! `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `allOf`, `anyOf`, `oneOf`. Annotations (`title`, `description`, `format`,
 //! …) are read over, as the standard wants it. Any other keyword makes the schema unreadable:
 //! what can't be checked must not look checked.
 //!
@@ -42,6 +42,8 @@ pub(crate) struct Rules {
     properties: BTreeMap<String, Schema>,
     required: Vec<String>,
     additional_properties: Option<Schema>,
+    min_properties: Option<u64>,
+    max_properties: Option<u64>,
     items: Option<Schema>,
     min_items: Option<u64>,
     max_items: Option<u64>,

@@ -131,6 +131,8 @@ impl Check {
     }
 
     fn object(&mut self, rules: &Rules, members: &Map<String, Value>) {
+        let bounds = (rules.min_properties, rules.max_properties);
+        self.length(bounds, members.len() as u64, "members");
         for name in rules.required.iter().filter(|name| !members.contains_key(*name)) {
             let expectation =
                 rules.properties.get(name).map_or("given".into(), Schema::expectation);

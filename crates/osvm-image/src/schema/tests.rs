@@ -15,6 +15,7 @@ const SCHEMAS: &[&str] = &[
     r#"{"const":null}"#,
     r#"{"const":1.0}"#,
     r#"{"type":"array","items":{"type":"boolean"},"minItems":1,"maxItems":2}"#,
+    r#"{"type":"object","minProperties":1,"maxProperties":2}"#,
     r#"{"type":"object","required":["a"],"properties":{"a":{"type":"number"},"b":{}},
         "additionalProperties":false}"#,
     r#"{"properties":{"a":{"properties":{"b":{"type":"string"}},"required":["b"]}},
@@ -149,4 +150,16 @@ fn quoted_values_are_cut_and_cannot_act_on_a_terminal() {
     assert!(problem.len() < 200 && !problem.contains('\u{1b}'), "{problem}");
     let problem = schema.check(&json!({long: 1}))[1].to_string();
     assert!(problem.len() < 200 && !problem.contains('\u{1b}'), "{problem}");
+}
+
+#[test]
+fn an_object_with_too_few_or_too_many_members_is_told_how_many() {
+    let schema = Schema::parse(r#"{"minProperties":1,"maxProperties":1}"#).unwrap();
+    let check = |value: Value| schema.check(&value).iter().map(ToString::to_string).collect();
+    let fitting: Vec<String> = check(json!({"a": 1}));
+    assert!(fitting.is_empty(), "{fitting:?}");
+    let too_few: Vec<String> = check(json!({}));
+    assert!(too_few[0].ends_with("has 0 members: it must have at least 1"), "{too_few:?}");
+    let too_many: Vec<String> = check(json!({"a": 1, "b": 2}));
+    assert!(too_many[0].ends_with("has 2 members: it must have at most 1"), "{too_many:?}");
 }
