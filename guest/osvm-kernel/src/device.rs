@@ -21,7 +21,7 @@ pub struct Registers {
 impl Registers {
     /// The device at `base`; `None` outside of what is mapped for devices, or if misaligned.
     pub fn at(base: u64) -> Option<Self> {
-        let mapped = FIRST <= base && base <= LIMIT - LEN && base % 4 == 0;
+        let mapped = (FIRST..=LIMIT - LEN).contains(&base) && base.is_multiple_of(4);
         mapped.then_some(Self { base })
     }
 

@@ -228,4 +228,4 @@ fn slot<T>(elements: &[T; LEN], index: u16) -> &T {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

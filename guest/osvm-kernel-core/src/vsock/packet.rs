@@ -4,8 +4,10 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// Length of a header in bytes, in the type of lengths on the wire.
+pub const WIRE_HEADER_LEN: u32 = 44;
 /// Length of a header in bytes.
-pub const HEADER_LEN: usize = 44;
+pub const HEADER_LEN: usize = WIRE_HEADER_LEN as usize;
 
 /// The only kind of socket spoken here.
 pub const TYPE_STREAM: u16 = 1;
@@ -121,6 +123,17 @@ impl SharedHeader {
     }
 }
 
+#[cfg(test)]
+impl SharedHeader {
+    /// The contents, as the device sees them.
+    pub(crate) fn bytes(&self) -> [u8; HEADER_LEN] {
+        let words = self.words.each_ref().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+        let mut bytes = [0; HEADER_LEN];
+        bytes.copy_from_slice(words.as_flattened());
+        bytes
+    }
+}
+
 /// Lower and upper half of `long`.
 #[expect(clippy::cast_possible_truncation, reason = "both halves are returned")]
 fn split(long: u64) -> [u32; 2] {
@@ -160,7 +173,6 @@ mod tests {
     fn writing_follows_the_layout_of_the_specification() {
         let shared = SharedHeader::new();
         shared.store(&HEADER);
-        let words = shared.words.each_ref().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
-        assert_eq!(words.as_flattened(), BYTES);
+        assert_eq!(shared.bytes(), BYTES);
     }
 }

@@ -1,6 +1,6 @@
 //! The receiving half: from packets in receive buffers to bytes for the reader.
 
-use super::packet::{HEADER_LEN, Header, TYPE_STREAM, op};
+use super::packet::{HEADER_LEN, Header, TYPE_STREAM, WIRE_HEADER_LEN, op};
 use super::peers::{Peer, Refusal};
 use super::{HOST_CID, Platform, RX, RX_BUFFER_LEN, StreamError, Vsock};
 use crate::virtio::mmio::Mmio;
@@ -112,7 +112,7 @@ impl<M: Mmio, P: Platform> Vsock<'_, M, P> {
         self.platform.rx_copy(used.head, 0, &mut bytes);
         let header = Header::from_bytes(&bytes);
         let whole = used.len.min(RX_BUFFER_LEN).checked_sub(header.len);
-        let whole = whole.is_some_and(|rest| HEADER_LEN as u64 <= u64::from(rest));
+        let whole = whole.is_some_and(|rest| WIRE_HEADER_LEN <= rest);
         // A packet that is cut short, for someone else or not from the host means nothing here.
         if !whole || header.dst_cid != self.cid || header.src_cid != HOST_CID {
             return Fate::GiveBack;

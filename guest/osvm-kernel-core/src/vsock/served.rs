@@ -81,7 +81,7 @@ impl Served {
     /// up: early enough for it to go on, and never for a short exchange.
     pub fn note_read(&mut self, len: u32) {
         self.read = self.read.wrapping_add(len);
-        if BUF_ALLOC / 2 <= self.read.wrapping_sub(self.told) {
+        if BUF_ALLOC / 2 <= self.read.wrapping_sub(self.told) && !self.reset {
             self.owes_update = true;
         }
     }

@@ -3,7 +3,7 @@
 //! One packet is with the device at a time. It is offered as a chain of header and payload, and
 //! the payload is the caller's own memory.
 
-use super::packet::{HEADER_LEN, Header, TYPE_STREAM, op};
+use super::packet::{Header, TYPE_STREAM, WIRE_HEADER_LEN, op};
 use super::served::{self, Served};
 use super::{HOST_CID, Platform, RX_BUFFER_LEN, StreamError, TX, Vsock};
 use crate::virtio::mmio::Mmio;
@@ -79,7 +79,7 @@ impl<M: Mmio, P: Platform> Vsock<'_, M, P> {
         self.shared.header.store(header);
         let address = if payload.is_empty() { 0 } else { self.platform.lend(payload) };
         self.tx.describe_readable(
-            Buffer { address: address_of(&self.shared.header), len: HEADER_LEN as u32 },
+            Buffer { address: address_of(&self.shared.header), len: WIRE_HEADER_LEN },
             Buffer { address, len: header.len },
         );
         self.tx.offer(0);
