@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The jailer closes every descriptor and changes the root, so nothing can be handed over but
-//! files in its folder. That folder goes the way of the sockets: its names are removed as soon
-//! as the sockets are claimed.
+//! files in its folder. That folder goes the way of the sockets. The lock on the CID can't be
+//! handed over either: a jailed guest's CID is free a moment before the kernel has ended the
+//! guest of an osvm that was killed. Its vsock is its own, so nobody can be taken for it.
 //!
 //! # Not here
 //!

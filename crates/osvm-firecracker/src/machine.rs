@@ -37,7 +37,7 @@ const MAX_REASON: usize = 1024;
 #[derive(Debug)]
 pub struct FirecrackerMachine {
     process: VmProcess,
-    // Gone as soon as the sockets are claimed.
+    // Gone as soon as the guest has answered: by then everything in the folder has been opened.
     paths: Option<Paths>,
     sockets: Option<Sockets>,
     console: Option<JoinHandle<Option<String>>>,
@@ -119,7 +119,10 @@ impl Machine for FirecrackerMachine {
             _ => {}
         }
         match greeting(&mut stream, deadline).map_err(timed)? {
-            Greeting::Accepted => Ok(stream),
+            Greeting::Accepted => {
+                self.paths = None;
+                Ok(stream)
+            }
             Greeting::HungUp if self.ended() => Err(ConnectError::Died(self.death())),
             Greeting::HungUp => Err(ConnectError::Refused { port }),
         }
@@ -181,10 +184,7 @@ impl FirecrackerMachine {
         let deadline = deadline.min(claim_deadline());
         while self.sockets.is_none() {
             match self.paths.as_ref().and_then(Paths::claim) {
-                Some(sockets) => {
-                    self.sockets = Some(sockets);
-                    self.paths = None;
-                }
+                Some(sockets) => self.sockets = Some(sockets),
                 None => self.pause(osvm_protocol::PORT, deadline)?,
             }
         }

@@ -1,9 +1,9 @@
 //! Firecracker's two sockets, which leave no file behind.
 //!
 //! Firecracker makes its sockets by path and nothing else. The path is needed only until osvm holds
-//! a handle on the socket's inode: then the names are removed, and later connections go through
-//! the handle. However osvm ends, there is nothing to clean up, except in the few milliseconds
-//! between Firecracker's start and [`Sockets::claim`]; what a crash leaves there is removed by
+//! a handle on the socket's inode: later connections go through the handle, and the names are
+//! removed by dropping [`Paths`] as soon as the guest has answered. However osvm ends then, there
+//! is nothing to clean up. What a crash leaves in the few milliseconds before is removed by
 //! [`sweep`].
 
 use osvm_vmm::GuestStream;
@@ -61,7 +61,7 @@ impl Paths {
         self.sockets_in().join("vsock")
     }
 
-    /// Takes both sockets if they are there, and removes their names.
+    /// Takes both sockets if they are there.
     pub(crate) fn claim(&self) -> Option<Sockets> {
         let handle = |path: PathBuf| {
             open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).ok()
