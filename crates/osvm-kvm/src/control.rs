@@ -256,6 +256,8 @@ impl<Fd: AsFd> Control<Fd> {
             match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut rights, flags) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
+                // How a socket says "gone" when the other side left messages unread.
+                Err(Errno::CONNRESET) => return Err(io::ErrorKind::BrokenPipe.into()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -278,7 +280,9 @@ impl<Fd: AsFd> Control<Fd> {
         let received = loop {
             match recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
                 Ok(received) => break received,
-                Err(Errno::INTR) => {}
+                // The other side left messages of ours unread. That is said once, before what it
+                // had sent itself can be received.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         };

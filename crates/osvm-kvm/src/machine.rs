@@ -76,8 +76,6 @@ impl KvmMachine {
                     let event = serde_json::from_slice(bytes);
                     return event.map(Some).map_err(|_| io::ErrorKind::InvalidData.into());
                 }
-                // Descriptors of ours it did not read.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

@@ -30,6 +30,28 @@ fn an_end_that_is_gone_is_told_from_one_that_is_silent() {
 }
 
 #[test]
+fn last_words_are_heard_from_an_end_that_left_our_message_unread() {
+    let (ours, theirs) = pair().unwrap();
+    let theirs = Control::new(theirs);
+    theirs.send_bytes(b"last words", &[]).unwrap();
+    ours.send_bytes(b"unread", &[]).unwrap();
+    drop(theirs);
+    let mut buffer = [0; 16];
+    let received = ours.receive(&mut buffer, RecvFlags::DONTWAIT).unwrap().unwrap();
+    assert_eq!(&buffer[..received.len], b"last words");
+    assert!(ours.receive(&mut buffer, RecvFlags::DONTWAIT).unwrap().is_none());
+}
+
+#[test]
+fn an_end_that_left_our_message_unread_is_gone_for_the_next() {
+    let (ours, theirs) = pair().unwrap();
+    ours.send_bytes(b"unread", &[]).unwrap();
+    drop(theirs);
+    let gone = ours.send_bytes(b"hello", &[]).unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
 fn a_message_longer_than_its_buffer_is_refused_not_cut() {
     let (ours, theirs) = pair().unwrap();
     ours.send_bytes(&[b'x'; 17], &[]).unwrap();
