@@ -101,7 +101,7 @@ fn boot(entry: Entry) -> Guest {
     };
     let idle = if halt_is_exit { Idle::HaltIsExit } else { Idle::Unprepared(irq) };
     Guest {
-        memory_bytes: data.map.ram_bytes(),
+        memory_bytes: data.map.given_bytes(),
         command_line: data.command_line,
         page,
         devices: search.devices,

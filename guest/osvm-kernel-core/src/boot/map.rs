@@ -35,8 +35,9 @@ impl MemoryMap {
         ram.map(|entry| Range::new(u64_at(entry, 0), u64_at(entry, 8)))
     }
 
-    /// All RAM, in bytes.
-    pub fn ram_bytes(&self) -> u64 {
-        self.ram().fold(0, |sum, piece| sum.saturating_add(piece.len()))
+    /// How much memory the guest was given, in bytes: up to the end of the last piece. The pieces
+    /// leave out what PC firmware keeps for itself below 1 MiB, which was given all the same.
+    pub fn given_bytes(&self) -> u64 {
+        self.ram().map(|piece| piece.end).max().unwrap_or(0)
     }
 }

@@ -75,7 +75,7 @@ fn both_protocols_tell_the_same() {
         let data = BootData::read(entry, &memory.done()).unwrap();
         assert_eq!(data.command_line, LINE);
         assert_eq!(data.page, Some(b"hello".as_slice()));
-        assert_eq!(data.map.ram_bytes(), 0x9_fc00 + 63 * MIB);
+        assert_eq!(data.map.given_bytes(), 64 * MIB);
     }
 }
 
@@ -217,7 +217,7 @@ proptest! {
             if let Ok(data) = BootData::read(entry, &memory) {
                 let ram = heap(&data, 8 * MIB, 3 << 30);
                 prop_assert!(ram.is_empty() || 8 * MIB <= ram.start && ram.end <= 3 << 30);
-                let _ = (data.map.ram_bytes(), cmdline::words(data.command_line).count());
+                let _ = (data.map.given_bytes(), cmdline::words(data.command_line).count());
             }
         }
     }
