@@ -1,7 +1,8 @@
 //! The command line: every flag and command of `osvm`, and the words of its help.
 //!
-//! Definitions only. What a command does is in the module of its name below `command/`.
+//! What a command does is in the module of its name below `command/`.
 
+use crate::failure::Failure;
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Effects};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -52,19 +53,34 @@ pub(crate) struct Global {
     /// The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What boots the virtual machines [default: as the config says]
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        value_name = "NAME",
-        env = "OSVM_BACKEND",
-        hide_env_values = true
-    )]
+    /// What boots the virtual machines [default: OSVM_BACKEND, else as the config says]
+    #[arg(long, global = true, value_enum, value_name = "NAME")]
     pub(crate) backend: Option<BackendName>,
     /// When to use colors; NO_COLOR is respected
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) color: ColorWhen,
+}
+
+impl BackendName {
+    /// The name in `OSVM_BACKEND`; empty means unset.
+    ///
+    /// Not read by clap, for which a variable would count as an argument, and `osvm` without
+    /// arguments shows its help.
+    pub(crate) fn from_environment() -> Result<Option<Self>, Failure> {
+        let Some(name) = std::env::var_os("OSVM_BACKEND").filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let name = name.to_string_lossy();
+        let known = Self::from_str(&name, false).map_err(|_| {
+            let known: Vec<_> = Self::value_variants()
+                .iter()
+                .filter_map(|known| Some(format!("`{}`", known.to_possible_value()?.get_name())))
+                .collect();
+            Failure::new("usage", format!("`OSVM_BACKEND` names no backend: `{name}`"))
+                .hint(format!("known are {}", known.join(", ")))
+        })?;
+        Ok(Some(known))
+    }
 }
 
 /// How log lines look.

@@ -20,7 +20,7 @@ mod logging;
 mod printer;
 mod vm_program;
 
-use crate::cli::{Cli, ColorWhen, Command, Mcp};
+use crate::cli::{BackendName, Cli, ColorWhen, Command, Mcp};
 use crate::command::{Outcome, Status};
 use crate::context::Context;
 use crate::printer::Printer;
@@ -33,9 +33,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error).into(),
     };
     let printer = Printer::new(cli.global.quiet, cli.global.color);
-    let context = Context { printer, global: cli.global };
-    let outcome = logging::start(&context.global).and_then(|()| run(&context, &cli.command));
-    match outcome {
+    match start(printer, cli) {
         Ok(status) => status,
         Err(failure) => {
             printer.failure(&failure);
@@ -43,6 +41,14 @@ fn main() -> ExitCode {
         }
     }
     .into()
+}
+
+fn start(printer: Printer, Cli { mut global, command }: Cli) -> Outcome {
+    if global.backend.is_none() {
+        global.backend = BackendName::from_environment()?;
+    }
+    logging::start(&global)?;
+    run(&Context { printer, global }, &command)
 }
 
 fn run(context: &Context, command: &Command) -> Outcome {

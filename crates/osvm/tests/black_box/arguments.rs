@@ -6,41 +6,53 @@ use snapbox::str;
 
 #[test]
 fn what_is_not_json_is_refused_with_its_place() {
-    check("{text: hi}", str![[r#"
+    check(
+        "{text: hi}",
+        str![[r#"
 error: cannot read the arguments as JSON
   caused by: key must be a string at line 1 column 2
 
 hint: quote them for the shell, as in '{"text":"hi"}'
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]
 fn json_that_is_no_object_is_refused() {
-    check("[1]", str![[r#"
+    check(
+        "[1]",
+        str![[r#"
 error: the arguments must be a JSON object, not an array
 
 hint: give each argument a name, as in '{"text":"hi"}'
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]
 fn a_missing_argument_file_is_named() {
-    check("@nowhere.json", str![[r#"
+    check(
+        "@nowhere.json",
+        str![[r#"
 error: cannot read `nowhere.json`
   caused by: No such file or directory (os error 2)
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]
 fn a_file_over_the_limit_is_refused_without_reading_it_all() {
     // Reading this to its end would never end.
-    check("@/dev/zero", str![[r#"
+    check(
+        "@/dev/zero",
+        str![[r#"
 error: `/dev/zero` holds more than the limit of 10485760 bytes (10 MiB)
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ Global options:
   -q, --quiet                Log nothing and say only why something failed
       --log-format <FORMAT>  How log lines look on stderr [default: text] [possible values: text, json]
       --config <FILE>        The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
-      --backend <NAME>       What boots the virtual machines [default: as the config says] [env: OSVM_BACKEND] [possible values: auto, kvm, qemu, firecracker]
+      --backend <NAME>       What boots the virtual machines [default: OSVM_BACKEND, else as the config says] [possible values: auto, kvm, qemu, firecracker]
       --color <WHEN>         When to use colors; NO_COLOR is respected [default: auto] [possible values: auto, always, never]
 
 Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it.
@@ -59,7 +59,10 @@ For more information, try '--help'.
 #[test]
 fn help_of_a_call_shows_how_to_call() {
     let home = Home::without_images();
-    home.osvm(["mcp", "call-tool", "--help"]).assert().code(0).stdout_eq(str![[r#"
+    home.osvm(["mcp", "call-tool", "--help"])
+        .assert()
+        .code(0)
+        .stdout_eq(str![[r#"
 Call one tool: boot a virtual machine, call, destroy it
 
 Usage: osvm mcp call-tool [OPTIONS] <SERVER> <TOOL> [ARGUMENTS]
@@ -101,15 +104,13 @@ Global options:
           The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
 
       --backend <NAME>
-          What boots the virtual machines [default: as the config says]
+          What boots the virtual machines [default: OSVM_BACKEND, else as the config says]
 
           Possible values:
           - auto:        The best one that works on this host
           - kvm:         The VMM inside osvm, on `/dev/kvm`
           - qemu:        QEMU as a child process
           - firecracker: Firecracker as a child process
-          
-          [env: OSVM_BACKEND]
 
       --color <WHEN>
           When to use colors; NO_COLOR is respected
@@ -128,7 +129,8 @@ Examples:
 
 Exit codes: 0 the tool answered, 1 the tool reported an error, 2 osvm could not run it.
 
-"#]]).stderr_eq("");
+"#]])
+        .stderr_eq("");
 }
 
 #[test]
@@ -143,6 +145,19 @@ error: invalid value 'qemuu' for '--backend <NAME>'
 For more information, try '--help'.
 
 "#]]);
+}
+
+#[test]
+fn a_backend_in_the_environment_is_read_like_the_flag() {
+    let home = Home::without_images();
+    let ps = home.osvm(["ps"]).env("OSVM_BACKEND", "qemuu");
+    ps.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: `OSVM_BACKEND` names no backend: `qemuu`
+
+hint: known are `auto`, `kvm`, `qemu`, `firecracker`
+
+"#]]);
+    home.osvm(["ps"]).env("OSVM_BACKEND", "").assert().code(0);
 }
 
 #[test]

@@ -47,10 +47,14 @@ fn the_first_use_creates_a_config_that_isolates_both_servers() {
 
 "#]]);
     assert!(home.config_path().exists());
-    home.osvm(["config", "validate"]).assert().code(0).stdout_eq(str![[r#"
+    home.osvm(["config", "validate"])
+        .assert()
+        .code(0)
+        .stdout_eq(str![[r#"
 `[HOME]/.config/osvm/isolation_config.json` is valid
 
-"#]]).stderr_eq("");
+"#]])
+        .stderr_eq("");
 }
 
 #[test]
@@ -68,30 +72,39 @@ hint: run `osvm config path` to see which file is used and why
 
 #[test]
 fn an_unknown_field_has_a_place_and_a_nearest_name() {
-    check_invalid("{\n  \"mcp_servers\": {\"solana\": {\"timeout_sec\": 5}}\n}\n", str![[r#"
+    check_invalid(
+        "{\n  \"mcp_servers\": {\"solana\": {\"timeout_sec\": 5}}\n}\n",
+        str![[r#"
 error: isolation config `[HOME]/.config/osvm/isolation_config.json` line 2 column 30: unknown field `timeout_sec` in `mcp_servers.solana`, the nearest known is `timeout_secs`
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]
 fn every_error_of_a_config_is_told_at_once() {
-    check_invalid("{\"default_execution_mode\": \"unikernal\", \"unikernel_dir\": 7}", str![[r#"
+    check_invalid(
+        "{\"default_execution_mode\": \"unikernal\", \"unikernel_dir\": 7}",
+        str![[r#"
 error: isolation config `[HOME]/.config/osvm/isolation_config.json` has 2 errors
   line 1 column 28: `default_execution_mode` is `unikernal`, not one of `unikernel`, `microvm`, `direct`; the nearest is `unikernel`
   line 1 column 58: `unikernel_dir` must be a string, not a number
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]
 fn a_config_that_is_not_json_is_refused_with_its_place() {
-    check_invalid("{\n  \"default_execution_mode\": unikernel\n}", str![[r#"
+    check_invalid(
+        "{\n  \"default_execution_mode\": unikernel\n}",
+        str![[r#"
 error: isolation config `[HOME]/.config/osvm/isolation_config.json` line 2 column 29: not JSON: expected value
 
 hint: JSON has no comments and no comma after the last member
 
-"#]]);
+"#]],
+    );
 }
 
 #[test]

@@ -10,7 +10,19 @@ use std::process::{Command, Stdio};
 #[test]
 fn on_a_host_where_calls_run_every_check_is_ok() {
     let home = Home::new();
-    home.osvm(["doctor"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+    home.osvm(["doctor"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+ok    kvm         [..]
+ok    vm program  [..]/osvm-vm
+ok    vsock       osvm brings its own device[..]
+ok    config      [HOME]/.config/osvm/isolation_config.json, to be written by the first call
+ok    backend     kvm
+ok    image       `unikraft_tool_executor` sha256:[..]
+ok    cids        100 of 100 free (200 to 299)
+ok    leftovers   none
+
+calls can run here
+
+"#]]);
     assert!(!home.config_path().exists(), "looking changes nothing");
 }
 

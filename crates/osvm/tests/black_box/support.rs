@@ -94,6 +94,13 @@ impl Home {
         self.path().join(".config/osvm/isolation_config.json")
     }
 
+    /// Whether guests run on the processor here, as `osvm doctor` measures it.
+    pub(crate) fn kvm_is_hardware(&self) -> bool {
+        let report = self.osvm(["doctor", "--json"]).output().unwrap().stdout;
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        report["checks"].as_array().unwrap().iter().any(|check| check["kvm"] == "hardware")
+    }
+
     /// Makes every tool run in the image that does what `HOSTILE` says, with a time limit.
     pub(crate) fn use_hostile(&self, what: &str, timeout_secs: u32) {
         self.write_config(
@@ -150,6 +157,7 @@ impl Home {
         redactions.insert("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
         let assert = snapbox::Assert::new()
             .action_env(snapbox::assert::DEFAULT_ACTION_ENV)
+            .normalize_paths(false)
             .redact_with(redactions);
         Command::from_std(command).timeout(PATIENCE).with_assert(assert)
     }
@@ -169,6 +177,8 @@ impl Home {
             .env_clear()
             .env("HOME", self.path())
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
+            // What is pinned here is the embedded VMM; what `auto` means differs by host.
+            .env("OSVM_BACKEND", "kvm")
             .current_dir(self.path());
         command
     }

@@ -6,33 +6,78 @@ use snapbox::str;
 
 #[test]
 fn an_unknown_server_is_refused_with_the_nearest_name() {
-    check(["sistem", "echo", "{}"], str![]);
+    check(
+        ["sistem", "echo", "{}"],
+        str![[r#"
+error: unknown server `sistem`
+
+hint: did you mean `system`?
+
+"#]],
+    );
 }
 
 #[test]
 fn an_unknown_tool_is_refused_with_the_nearest_name() {
-    check(["solana", "decode_transactoin", "{}"], str![]);
+    check(
+        ["solana", "decode_transactoin", "{}"],
+        str![[r#"
+error: server `solana` has no tool `decode_transactoin`
+
+hint: did you mean `decode_transaction`?
+
+"#]],
+    );
 }
 
 #[test]
 fn a_missing_argument_is_named() {
-    check(["system", "echo", "{}"], str![]);
+    check(
+        ["system", "echo", "{}"],
+        str![[r#"
+error: arguments of `system/echo` are wrong: argument `text` is missing: it must be a string
+
+hint: `osvm mcp tools system --json` shows the arguments of `echo`
+
+"#]],
+    );
 }
 
 #[test]
 fn a_surplus_argument_is_named() {
-    check(["system", "echo", r#"{"text":"hi","loud":true}"#], str![]);
+    check(
+        ["system", "echo", r#"{"text":"hi","loud":true}"#],
+        str![[r#"
+error: arguments of `system/echo` are wrong: argument `loud` is not known: there are `text`
+
+hint: `osvm mcp tools system --json` shows the arguments of `echo`
+
+"#]],
+    );
 }
 
 #[test]
 fn an_argument_of_the_wrong_type_is_named() {
-    check(["system", "echo", r#"{"text":7}"#], str![]);
+    check(
+        ["system", "echo", r#"{"text":7}"#],
+        str![[r#"
+error: arguments of `system/echo` are wrong: argument `text` is a number: it must be a string
+
+hint: `osvm mcp tools system --json` shows the arguments of `echo`
+
+"#]],
+    );
 }
 
 #[test]
 fn tools_are_listed_with_where_they_run() {
     let home = Home::new();
-    home.osvm(["mcp", "tools", "system"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+    home.osvm(["mcp", "tools", "system"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+SERVER  TOOL        MODE       NETWORK  DESCRIPTION
+system  echo        unikernel  -        Returns the text it was given.
+system  guest_info  unikernel  -        Says what the guest itself sees: its memory, devices, command line, image, and the names (never the values) of its environment variables.
+
+"#]]);
 }
 
 #[test]
@@ -49,7 +94,12 @@ fn tools_are_listed_with_their_schemas_for_programs() {
 #[test]
 fn tools_of_an_unknown_server_are_not_an_empty_list() {
     let home = Home::new();
-    home.osvm(["mcp", "tools", "solano"]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+    home.osvm(["mcp", "tools", "solano"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unknown server `solano`
+
+hint: did you mean `solana`?
+
+"#]]);
 }
 
 #[track_caller]

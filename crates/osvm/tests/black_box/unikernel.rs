@@ -16,7 +16,8 @@ fn echo<'a>(rest: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn test_spawn_and_terminate_unikernel() {
     let home = Home::new();
-    let text = "x".repeat(4 << 20);
+    // Long enough for the VM to be seen while it works.
+    let text = "x".repeat(64 << 10);
     let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
     let call = home.spawn(&["mcp", "call", "system", "echo", &at(&arguments), "--json"]);
     let vm_pid = home.wait_for_vm();
@@ -39,7 +40,10 @@ fn a_call_answers_with_the_result_and_nothing_else() {
 fn a_tool_that_says_no_ends_with_one_and_its_own_words() {
     let home = Home::new();
     let call = home.osvm(["mcp", "call", "solana", "decode_transaction", r#"{"transaction":"!"}"#]);
-    call.assert().code(1).stdout_eq("").stderr_eq(str![]);
+    call.assert().code(1).stdout_eq("").stderr_eq(str![[r#"
+error: wrong argument `transaction`: neither base64 nor base58: character `!` is not base58
+
+"#]]);
     home.assert_nothing_left();
 }
 
@@ -68,15 +72,30 @@ fn every_field_of_the_envelope_is_true() {
 }
 
 #[test]
-fn ten_mebibytes_go_in_and_come_out() {
+fn the_longest_arguments_go_in_and_come_out() {
     let home = Home::new();
-    // The request around the arguments has to fit into the same 10 MiB.
-    let text = "x".repeat((10 << 20) - 1024);
+    // The request around the arguments has to fit into the same 10 MiB. A guest looks at every
+    // byte, which takes minutes for 10 MiB where its instructions are interpreted.
+    let size = if home.kvm_is_hardware() { (10 << 20) - 1024 } else { 256 << 10 };
+    let text = "x".repeat(size);
     let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
-    let output = home.spawn(&echo(&[&at(&arguments)])).wait_with_output();
-    let output = output.unwrap();
+    let output = home.spawn(&echo(&[&at(&arguments)])).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["text"] == text);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn arguments_that_leave_no_room_for_the_request_are_refused() {
+    let home = Home::new();
+    let text = "x".repeat((10 << 20) - r#"{"text":""}"#.len());
+    let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
+    let at = at(&arguments);
+    let call = home.osvm(["mcp", "call", "system", "echo", &at]);
+    call.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: arguments of 10485760 bytes are over the limit of 10484736
+
+"#]]);
     home.assert_nothing_left();
 }
 

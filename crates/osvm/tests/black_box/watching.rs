@@ -7,8 +7,14 @@ use snapbox::str;
 #[test]
 fn with_nothing_running_nothing_is_counted() {
     let home = Home::without_images();
-    home.osvm(["ps"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
-    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+    home.osvm(["ps"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+CID  VM PID  OSVM PID  UP  TOOL  CALL
+
+"#]]);
+    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+OSVM: 0μVMs 0uK • osvm-mcp(uK:cfg) solana(uK:cfg) system(uK:cfg) • net:none • up:0s
+
+"#]]);
     home.osvm(["logs"]).assert().code(0).stdout_eq("").stderr_eq("no calls yet\n");
 }
 
@@ -52,5 +58,10 @@ fn the_log_of_a_call_is_found_by_cid_and_by_id() {
 #[test]
 fn a_call_without_a_log_is_said_to_have_none() {
     let home = Home::without_images();
-    home.osvm(["logs", "299"]).assert().code(2).stdout_eq("").stderr_eq(str![]);
+    home.osvm(["logs", "299"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: no log of a call `299`
+
+hint: `osvm logs` lists the calls whose logs are kept
+
+"#]]);
 }
