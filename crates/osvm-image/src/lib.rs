@@ -33,6 +33,7 @@ mod index;
 mod name;
 mod schema;
 mod sealed;
+mod stamp;
 mod store;
 
 pub use arguments::{ArgumentError, Violation};
@@ -41,6 +42,7 @@ pub use error::ImageError;
 pub use image::{Executor, Image, LookupError, Tools};
 pub use index::{Entry, FileEntry};
 pub use name::check_name;
+pub use stamp::Stamp;
 pub use store::{FileState, Listed, Store, describe};
 
 /// Name of the image that osvm builds and uses unless the isolation config names another.

@@ -3,6 +3,7 @@
 use crate::image::Tools;
 use crate::index::{self, Index, replace};
 use crate::schema::Schema;
+use crate::stamp::Stamp;
 use crate::{
     Digest, Entry, Executor, FileEntry, Image, ImageError, MAX_IMAGE, check_name, elf, sealed,
 };
@@ -99,6 +100,18 @@ impl Store {
             file: Arc::new(file),
             path,
         })
+    }
+
+    /// What tells later whether image `name` is still the one that [`Store::load`] read.
+    ///
+    /// To be taken before the image is loaded: a change in between then shows.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] when the name is none, or a file of the image is missing.
+    pub fn stamp(&self, name: &str) -> Result<Stamp, ImageError> {
+        check_name(name)?;
+        Stamp::of([self.image_path(name), self.dir.join(index::FILE)])
     }
 
     /// Reads the executor program of image `name` and checks that it is the one installed.

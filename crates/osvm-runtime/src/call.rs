@@ -6,28 +6,42 @@
 //!     ├── "deny" ──▶ report with the error
 //!     └── "fallback" ──▶ Run::direct ──▶ report with the reason
 //! ```
+//!
+//! The report is there as soon as the answer is; what is left then, the guest above all, is in
+//! [`Remains`]. [`Runtime::call`] waits for that, [`Runtime::answer`] leaves it to the caller.
+//! Where the guest of a call comes from is decided in one place, `guest`.
 
-use crate::calls::{CallLog, CallLogs, End, Header};
+mod guest;
+mod remains;
+mod session;
+
+use crate::calls::{CallLog, CallLogs, Header};
 use crate::cancel::Cancel;
-use crate::cids::{CidError, Cids, Claim, Lease};
+use crate::cids::Cids;
 use crate::direct::{self, DirectError};
 use crate::dirs::Dirs;
-use crate::error::{CallError, Denial, Phase, chain};
+use crate::error::{CallError, Denial, chain};
 use crate::exchange::{Answer, Exchange};
-use crate::guest::Booted;
 use crate::host::HostServices;
 use crate::id::CallId;
+use crate::images::Images;
+use crate::pool::Pool;
+use crate::recipe::Recipe;
 use crate::report::{Isolation, Report, as_millis};
 use osvm_image::{Image, Store, arguments};
 use osvm_policy::{Config, ExecutionMode, OnFailure, Resolved};
 use osvm_protocol::boot::BootPage;
-use osvm_vmm::{Backend, ConnectError, GuestImage, MachineSpec, MemoryMib};
+use osvm_vmm::{Backend, MemoryMib};
+use remains::Left;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
+
+pub use remains::Remains;
+pub use session::Session;
 
 /// What a runtime is put together from.
 #[derive(Debug)]
@@ -50,10 +64,11 @@ pub struct Runtime {
     config: Config,
     backend: Arc<dyn Backend>,
     host: Arc<dyn HostServices>,
-    store: Store,
+    images: Images,
     cids: Cids,
     dirs: Dirs,
     logs: CallLogs,
+    pool: Option<Arc<Pool>>,
 }
 
 /// What to call.
@@ -71,10 +86,16 @@ impl Runtime {
     /// Puts a runtime together. Touches nothing until it is used.
     pub fn new(parts: Parts) -> Self {
         let Parts { config, backend, host, dirs, cids } = parts;
-        let store = Store::new(config.unikernel_dir());
+        let images = Images::new(Store::new(config.unikernel_dir()));
         let cids = Cids::new(&dirs.run, cids);
         let logs = CallLogs::new(&dirs.calls);
-        Self { config, backend, host, store, cids, dirs, logs }
+        Self { config, backend, host, images, cids, dirs, logs, pool: None }
+    }
+
+    /// The same, with guests from a pool, and within its limits.
+    #[must_use]
+    pub fn with_pool(self, pool: Arc<Pool>) -> Self {
+        Self { pool: Some(pool), ..self }
     }
 
     /// The isolation config.
@@ -84,7 +105,15 @@ impl Runtime {
 
     /// The image store.
     pub fn store(&self) -> &Store {
-        &self.store
+        self.images.store()
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.images
+    }
+
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
     }
 
     /// The CIDs of guests of one call.
@@ -104,13 +133,27 @@ impl Runtime {
 
     /// Runs one tool call. When it returns, nothing of the call is left but its log.
     pub fn call(&self, call: &ToolCall, cancel: &Cancel) -> Report {
+        let (mut report, remains) = self.answer(call, None, cancel);
+        report.isolation.total = Some(remains.settle());
+        report
+    }
+
+    /// Runs one tool call, and returns as soon as its answer is there. The call is over when the
+    /// [`Remains`] have been dropped; `total_ms` ends before that.
+    ///
+    /// With a `session`, the guest may be the one that served its last call: see [`Session`].
+    pub fn answer(
+        &self,
+        call: &ToolCall,
+        session: Option<&mut Session>,
+        cancel: &Cancel,
+    ) -> (Report, Remains) {
         let start = Instant::now();
         let id = CallId::now();
         let span = tracing::info_span!("call", %id);
-        let _entered = span.enter();
-        let ToolCall { server, tool, .. } = call;
-        info!(server, tool, "executing tool '{tool}' from server '{server}'");
-        info!(config = %self.config.path().display(), "checking isolation config for {server}/{tool}");
+        let _entered = span.clone().entered();
+        info!("executing tool '{}' from server '{}'", call.tool, call.server);
+        info!("checking isolation config for {}/{}", call.server, call.tool);
         let policy = self.config.resolve(&call.server, &call.tool);
         let mut run = Run {
             runtime: self,
@@ -124,9 +167,11 @@ impl Runtime {
             isolation_failure: None,
             log: None,
             policy: &policy,
+            session,
+            left: Left::default(),
         };
         let outcome = run.outcome();
-        run.finish(outcome)
+        run.finish(outcome, span)
     }
 }
 
@@ -144,6 +189,10 @@ struct Run<'a> {
     isolation: Isolation,
     isolation_failure: Option<String>,
     log: Option<CallLog>,
+    /// Guests that are kept from one call to the next, if the caller wants that.
+    session: Option<&'a mut Session>,
+    /// What is to be cleared away when the answer is there.
+    left: Left,
 }
 
 impl Run<'_> {
@@ -170,60 +219,44 @@ impl Run<'_> {
 
     /// In a guest of its own.
     fn isolated(&mut self) -> Result<Answer, CallError> {
-        let memory = self.grantable()?;
+        let recipe = self.recipe()?;
+        self.still_wanted()?;
+        let guest = self.guest(&recipe)?;
+        let mut left = Left::default();
+        let (called, keep) = guest.call(&self.exchange(), &mut left);
+        self.left = left;
+        self.isolation.call = called.outcome.is_ok().then_some(called.call);
+        self.isolation.guest_memory_kb = called.usage.guest_memory_kb;
+        if called.outcome.is_ok() {
+            let memory_kb = called.usage.guest_memory_kb;
+            info!(call_ms = as_millis(called.call), guest_memory_kb = memory_kb, "tool answered");
+        }
+        // A guest that broke a rule, or was killed, serves nobody any more.
+        match (keep, &called.outcome, self.session.as_deref_mut()) {
+            (Some(mut kept), Ok(_), Some(session)) => {
+                self.left.copy_console(&mut kept);
+                let boot = self.isolation.vm_boot.or(self.isolation.boot);
+                session.keep(kept, &recipe.key, self.call, boot);
+            }
+            (Some(kept), ..) => self.left.retire(kept),
+            (None, ..) => {}
+        }
+        called.outcome
+    }
+
+    /// What kind of guest the call needs. Nothing has been started when this fails.
+    fn recipe(&self) -> Result<Recipe, CallError> {
+        let memory = grantable(self.policy)?;
         let image = self.image()?;
         let tool = image.tools.get(&self.call.server, &self.call.tool)?;
         arguments::check(tool, &self.call.arguments)?;
-        let mut lease = self.lease()?;
-        let log = self.begin_log(|header| {
-            header.cid = Some(lease.cid().get());
-            header.image = Some(image.name.clone());
-            header.digest = Some(image.digest.to_string());
-        })?;
-        let spec = MachineSpec {
-            image: GuestImage { name: image.name, file: image.file },
-            memory,
-            cid: lease.cid(),
-            boot_page: self.boot_page()?,
-            console: log,
-            lease: Some(lease.keep()),
-        };
-        let booting = Instant::now();
-        let backend = &*self.runtime.backend;
-        self.isolation.backend = Some(backend.name());
-        let guest = Booted::boot(backend, &spec, self.cancel)?;
-        self.isolation.vm_pid = Some(guest.vm_pid());
-        self.isolation.image = Some(spec.image.name.clone());
-        self.isolation.image_digest = Some(image.digest.to_string());
-        lease.set_vm_pid(guest.vm_pid());
-        let ready = guest.connect(self.deadline).map_err(|error| self.not_ready(error))?;
-        let boot = booting.elapsed();
-        self.isolation.boot = Some(boot);
-        let (backend, boot_ms) = (backend.name(), as_millis(boot));
-        info!(backend, vm_pid = self.isolation.vm_pid, boot_ms, "unikernel booted and ready");
-        let ended = ready.call(&self.exchange());
-        self.isolation.call = ended.outcome.is_ok().then_some(ended.call);
-        self.isolation.guest_memory_kb = ended.usage.guest_memory_kb;
-        if ended.outcome.is_ok() {
-            let memory_kb = ended.usage.guest_memory_kb;
-            info!(call_ms = as_millis(ended.call), guest_memory_kb = memory_kb, "tool answered");
-        }
-        info!(destroy_ms = as_millis(ended.destroy), "unikernel destroyed");
-        ended.outcome
+        let backend = Arc::clone(&self.runtime.backend);
+        Ok(Recipe::new(backend, image, memory, boot_page(self.policy)?))
     }
 
-    /// What the policy asks for that can't be given is refused, not left out.
-    fn grantable(&self) -> Result<MemoryMib, Denial> {
-        if !self.policy.mounts.is_empty() {
-            let (server, tool) = (self.call.server.clone(), self.call.tool.clone());
-            return Err(Denial::Mounts { server, tool, count: self.policy.mounts.len() });
-        }
-        Ok(MemoryMib::new(self.policy.memory_mb)?)
-    }
-
-    fn image(&self) -> Result<Image, CallError> {
+    fn image(&self) -> Result<Arc<Image>, CallError> {
         let loading = Instant::now();
-        let image = self.runtime.store.load(&self.policy.unikernel_image)?;
+        let image = self.runtime.images.load(&self.policy.unikernel_image)?;
         info!(
             path = %image.path.display(),
             digest = %image.digest,
@@ -234,28 +267,9 @@ impl Run<'_> {
         Ok(image)
     }
 
-    fn lease(&mut self) -> Result<Lease, CallError> {
-        self.still_wanted()?;
-        let claim = Claim { call: self.id, server: &self.call.server, tool: &self.call.tool };
-        let lease = match self.runtime.cids.take(claim, self.deadline, self.cancel) {
-            Err(CidError::Cancelled) => return Err(CallError::Cancelled),
-            lease => lease?,
-        };
-        self.isolation.cid = Some(lease.cid().get());
-        info!(cid = lease.cid().get(), "CID taken");
-        Ok(lease)
-    }
-
     /// Nothing is started for a call that nobody waits for.
     fn still_wanted(&self) -> Result<(), CallError> {
         if self.cancel.is_cancelled() { Err(CallError::Cancelled) } else { Ok(()) }
-    }
-
-    fn boot_page(&self) -> Result<Vec<u8>, Denial> {
-        let borrowed = |text: &str| Cow::<'_, str>::Owned(text.to_owned());
-        let env = self.policy.env_vars.iter();
-        let env = env.map(|(name, value)| (borrowed(name), borrowed(value))).collect();
-        Ok(BootPage { env }.encode()?)
     }
 
     fn exchange(&self) -> Exchange<'_> {
@@ -266,18 +280,6 @@ impl Run<'_> {
             host: &*self.runtime.host,
             deadline: self.deadline,
             cancel: self.cancel,
-        }
-    }
-
-    fn not_ready(&self, error: ConnectError) -> CallError {
-        if self.cancel.is_cancelled() {
-            return CallError::Cancelled;
-        }
-        match error {
-            ConnectError::Deadline { .. } => {
-                CallError::Deadline { limit: self.policy.timeout, phase: Phase::Boot }
-            }
-            error => error.into(),
         }
     }
 
@@ -307,11 +309,13 @@ impl Run<'_> {
     /// On the host, without isolation.
     fn direct(&mut self) -> Result<Answer, CallError> {
         let name = &self.policy.unikernel_image;
-        let executor = self.runtime.store.executor(name).map_err(DirectError::Executor)?;
+        let executor = self.runtime.store().executor(name).map_err(DirectError::Executor)?;
         // The executor need not carry the tool definitions that its image carries. Where neither
         // has them, it checks the arguments alone.
-        let tools =
-            executor.tools.clone().or_else(|| Some(self.runtime.store.load(name).ok()?.tools));
+        let tools = executor
+            .tools
+            .clone()
+            .or_else(|| Some(self.runtime.images.load(name).ok()?.tools.clone()));
         if let Some(tools) = tools {
             let tool = tools.get(&self.call.server, &self.call.tool)?;
             arguments::check(tool, &self.call.arguments)?;
@@ -339,38 +343,50 @@ impl Run<'_> {
         Ok(console)
     }
 
-    fn finish(mut self, outcome: Result<Answer, CallError>) -> Report {
-        let total = self.start.elapsed();
-        self.isolation.total = Some(total);
-        match &outcome {
-            Ok(_) => info!(total_ms = as_millis(total), "call done"),
-            Err(error) => error!(total_ms = as_millis(total), "call failed: {}", chain(error)),
-        }
+    fn finish(
+        mut self,
+        outcome: Result<Answer, CallError>,
+        span: tracing::Span,
+    ) -> (Report, Remains) {
+        self.isolation.total = Some(self.start.elapsed());
         // Wrong names and arguments leave no log: they would push out those of guests.
         if self.log.is_none() && self.isolation_failure.is_some() && self.begin_log(|_| {}).is_err()
         {
             warn!("the failure is not logged for `osvm status` and `osvm logs`");
         }
-        if let Some(log) = self.log.take() {
-            let end = End {
-                end: self.id,
-                outcome: match &outcome {
-                    Ok(Answer::Result(_)) => "result".into(),
-                    Ok(Answer::ToolError(error)) => format!("tool error {}", error.code),
-                    Err(error) => chain(error),
-                },
-                fell_back: self.isolation.fallback.is_some(),
-                isolation_failure: self.isolation_failure.take(),
-                vm_pid: self.isolation.vm_pid,
-                total_ms: as_millis(total),
-            };
-            // The answer is there and the guest is gone: not a reason to take the answer back.
-            if let Err(error) = log.end(&end).and_then(|()| self.runtime.logs.prune()) {
-                warn!("{}", chain(&error));
-            }
-        }
-        Report { call: self.id, outcome, isolation: self.isolation }
+        let end = remains::Ending {
+            call: self.id,
+            start: self.start,
+            outcome: match &outcome {
+                Ok(Answer::Result(_)) => "result".into(),
+                Ok(Answer::ToolError(error)) => format!("tool error {}", error.code),
+                Err(error) => chain(error),
+            },
+            answered: outcome.is_ok(),
+            isolation_failure: self.isolation_failure,
+            fell_back: self.isolation.fallback.is_some(),
+            vm_pid: self.isolation.vm_pid,
+        };
+        let log = self.log.map(|log| (log, self.runtime.logs.clone()));
+        let remains = Remains::new(self.left, end, log, span);
+        (Report { call: self.id, outcome, isolation: self.isolation }, remains)
     }
+}
+
+/// What the policy asks for that can't be given is refused, not left out.
+pub(crate) fn grantable(policy: &Resolved) -> Result<MemoryMib, Denial> {
+    if !policy.mounts.is_empty() {
+        let (server, tool) = (policy.server.clone(), policy.tool.clone());
+        return Err(Denial::Mounts { server, tool, count: policy.mounts.len() });
+    }
+    Ok(MemoryMib::new(policy.memory_mb)?)
+}
+
+/// What the guest is told before its first instruction.
+pub(crate) fn boot_page(policy: &Resolved) -> Result<Vec<u8>, Denial> {
+    let env = policy.env_vars.iter();
+    let env = env.map(|(name, value)| (Cow::from(name.as_str()), Cow::from(value.as_str())));
+    Ok(BootPage { env: env.collect() }.encode()?)
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub use read::{LogLine, LogReader, Summary};
 /// Calls whose logs are kept.
 pub const KEPT: usize = 200;
 
+/// Bytes of a console in memory that go into a log. Backends bound what guests write themselves.
+const MAX_CONSOLE: u64 = 128 * 1024;
+
 /// Longest server and tool name in a header, in characters.
 const MAX_NAME: usize = 128;
 
@@ -203,6 +206,20 @@ impl CallLog {
     /// The file, for what the guest writes. Every writer appends.
     pub(crate) fn console(&self) -> Result<File, LogError> {
         self.file.try_clone().map_err(|source| self.io(source))
+    }
+
+    /// Takes what a guest wrote to a console in memory, from `from` on, as far as it is kept.
+    pub(crate) fn append(&mut self, console: &File, from: u64) {
+        let mut piece = [0; 4096];
+        let mut at = from;
+        // A console that can't be read or written is no reason to lose the end of the log.
+        while at < from.saturating_add(MAX_CONSOLE)
+            && let Ok(read) = console.read_at(&mut piece, at)
+            && read > 0
+            && self.file.write_all(piece.get(..read).unwrap_or_default()).is_ok()
+        {
+            at = at.saturating_add(read as u64);
+        }
     }
 
     /// Writes the last line.

@@ -88,8 +88,10 @@ pub struct Holder {
     pub since: Option<SystemTime>,
     /// The call it was taken for.
     pub call: Option<CallId>,
-    /// `server/tool`, cut to what fits.
+    /// `server/tool`, cut to what fits; the image of a guest that waits for a call.
     pub tool: String,
+    /// Whether its guest is booted, unused, and waits for a call.
+    pub idle: bool,
 }
 
 /// No CID could be taken.
@@ -166,6 +168,25 @@ impl Cids {
         deadline: Instant,
         cancel: &Cancel,
     ) -> Result<Lease, CidError> {
+        self.take_for(Record::new(claim), deadline, cancel)
+    }
+
+    /// Takes the lowest free CID for a guest of `image` that will wait for a call; does not wait
+    /// for one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cids::take`].
+    pub(crate) fn take_idle(&self, image: &str) -> Result<Lease, CidError> {
+        self.take_for(Record::idle(image), Instant::now(), &Cancel::default())
+    }
+
+    fn take_for(
+        &self,
+        record: Record,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Lease, CidError> {
         let (first, last) = (*self.range.start(), *self.range.end());
         if Cid::new(first).is_err() || Cid::new(last).is_err() || self.range.is_empty() {
             return Err(CidError::BadRange { first, last });
@@ -174,7 +195,7 @@ impl Cids {
         let mut pause = PAUSE.0;
         loop {
             if let Some(cid) = self.lock_one(&file)? {
-                return self.lease(cid, file, claim);
+                return self.lease(cid, file, record);
             }
             if cancel.is_cancelled() {
                 return Err(CidError::Cancelled);
@@ -225,8 +246,7 @@ impl Cids {
         Ok(None)
     }
 
-    fn lease(&self, cid: Cid, file: File, claim: Claim<'_>) -> Result<Lease, CidError> {
-        let record = Record::new(claim);
+    fn lease(&self, cid: Cid, file: File, record: Record) -> Result<Lease, CidError> {
         record.write(&file, cid).map_err(|source| self.io(source))?;
         Ok(Lease { cid, lock: Arc::new(file.into()), record })
     }
@@ -258,10 +278,19 @@ impl Lease {
     /// Tells `osvm ps` which process runs the guest.
     pub(crate) fn set_vm_pid(&mut self, pid: u32) {
         self.record.vm_pid = Some(pid);
+        self.tell();
+    }
+
+    /// Tells `osvm ps` that the guest serves a call now.
+    pub(crate) fn assign(&mut self, claim: Claim<'_>) {
+        let vm_pid = self.record.vm_pid;
+        self.record = Record { vm_pid, ..Record::new(claim) };
+        self.tell();
+    }
+
+    fn tell(&self) {
         // The record is for people only: a call does not fail because nobody can read it.
-        if let Ok(file) = self.lock.try_clone() {
-            let _ = self.record.write(&File::from(file), self.cid);
-        }
+        let _ = self.record.write(&*self.lock, self.cid);
     }
 }
 
@@ -279,24 +308,28 @@ fn region(cid: Cid) -> libc::flock {
 
 /// Who holds how many, the largest first.
 fn tally(holders: &[Holder]) -> String {
-    let mut counts: Vec<(&str, Option<u32>, usize)> = Vec::new();
+    let mut counts: Vec<(&Holder, usize)> = Vec::new();
     for holder in holders {
-        let known =
-            counts.iter_mut().find(|(tool, pid, _)| *tool == holder.tool && *pid == holder.pid);
-        match known {
-            Some((_, _, count)) => *count += 1,
-            None => counts.push((&holder.tool, holder.pid, 1)),
+        let same = |other: &Holder| {
+            (&other.tool, other.pid, other.idle) == (&holder.tool, holder.pid, holder.idle)
+        };
+        match counts.iter_mut().find(|(other, _)| same(other)) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((holder, 1)),
         }
     }
-    counts.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let mut text = String::new();
-    for (position, (tool, pid, count)) in counts.iter().take(MAX_NAMED).enumerate() {
+    for (position, (Holder { tool, pid, idle, .. }, count)) in
+        counts.iter().take(MAX_NAMED).enumerate()
+    {
         let separator = if position == 0 { "" } else { ", " };
+        let what = if *idle { "unused guests of " } else { "" };
         let pid = pid.map_or("?".into(), |pid| pid.to_string());
         // Writing to a string can't fail.
-        let _ = write!(text, "{separator}{count} by `{tool}` of process {pid}");
+        let _ = write!(text, "{separator}{count} by {what}`{tool}` of process {pid}");
     }
-    let rest: usize = counts.iter().skip(MAX_NAMED).map(|(_, _, count)| count).sum();
+    let rest: usize = counts.iter().skip(MAX_NAMED).map(|(_, count)| count).sum();
     if rest > 0 {
         let _ = write!(text, ", {rest} by others");
     }

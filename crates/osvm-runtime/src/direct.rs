@@ -12,7 +12,7 @@
 //!   that computes is ended by its limit on CPU time.
 
 use crate::error::{CallError, EndCause};
-use crate::exchange::{Answer, Exchange};
+use crate::exchange::{Answer, Exchange, FIRST_ID};
 use crate::guest::explain;
 use crate::wire::Wire;
 use osvm_image::{Executor, ImageError};
@@ -77,7 +77,7 @@ pub(crate) fn run(
     let (stream, mut process) = Process::start(executor, exchange, log).map_err(start)?;
     exchange.cancel.guest_started(process.killer());
     let mut wire = Wire::new(stream);
-    let outcome = exchange.run(&mut wire);
+    let outcome = exchange.run(&mut wire, FIRST_ID);
     let outcome = outcome
         .map_err(|broken| explain(broken, exchange, || process.status().map(EndCause::Process)));
     drop(process);

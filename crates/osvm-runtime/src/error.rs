@@ -3,6 +3,7 @@
 use crate::calls::LogError;
 use crate::cids::CidError;
 use crate::direct::DirectError;
+use crate::pool::Busy;
 use osvm_image::{ArgumentError, ImageError, LookupError};
 use osvm_protocol::frame::FrameError;
 use osvm_protocol::message::MessageError;
@@ -29,6 +30,9 @@ pub enum CallError {
     /// There is no address for the guest.
     #[error(transparent)]
     Cid(#[from] CidError),
+    /// There is no room for another VM.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The call can't be logged.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -129,6 +133,12 @@ pub enum GuestFault {
     /// It sent more than one call may, and no answer.
     #[error("the tool executor sent messages without end and no answer")]
     Flood,
+    /// It says that it is something else than what was booted.
+    #[error("the tool executor says that it is `{what}`, which is not what was booted")]
+    Stranger {
+        /// What it said, cleaned and cut.
+        what: String,
+    },
     /// The host side failed.
     #[error("the stream to the tool executor failed")]
     Stream(#[source] io::Error),
@@ -154,6 +164,7 @@ impl CallError {
             Self::Lookup(error) => error.hint(),
             Self::Arguments(error) => error.hint(),
             Self::Cid(error) => error.hint(),
+            Self::Busy(error) => error.hint(),
             Self::Log(error) => error.hint(),
             Self::Boot(error) => error.hint(),
             Self::Direct(error) => error.hint(),
@@ -185,6 +196,7 @@ impl CallError {
             Self::Denied(_)
             | Self::Lookup(_)
             | Self::Arguments(_)
+            | Self::Busy(_)
             | Self::Log(_)
             | Self::Deadline { .. }
             | Self::Cancelled

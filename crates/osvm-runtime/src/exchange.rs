@@ -13,8 +13,8 @@ use std::time::Instant;
 use crate::cancel::Cancel;
 use crate::id::CallId;
 
-/// Id of the only request on a stream.
-const ID: u64 = 1;
+/// Id of the first request on a stream.
+pub(crate) const FIRST_ID: u64 = 1;
 
 /// Longest piece of a guest's id that is shown, in bytes.
 const MAX_SHOWN: usize = 64;
@@ -65,15 +65,16 @@ enum Step {
 }
 
 impl Exchange<'_> {
-    /// Sends the request and serves the guest until it answers.
-    pub(crate) fn run(&self, wire: &mut Wire) -> Result<Answer, Broken> {
+    /// Sends the request as number `id` and serves the guest until it answers.
+    pub(crate) fn run(&self, wire: &mut Wire, id: u64) -> Result<Answer, Broken> {
         let (server, tool) = (self.policy.server.as_str(), self.policy.tool.as_str());
-        let request = message::request(&Id::from(ID), Some(server), tool, Some(self.arguments));
+        let request = message::request(&Id::from(id), Some(server), tool, Some(self.arguments));
+        wire.begin();
         wire.send(&request.map_err(Broken::Request)?, self.deadline).map_err(Broken::Wire)?;
         let mut log = GuestLog::default();
         loop {
             let payload = wire.next(self.deadline).map_err(Broken::Wire)?;
-            match self.step(payload, &mut log)? {
+            match self.step(payload, id, &mut log)? {
                 Step::Answered(answer) => return Ok(answer),
                 Step::Reply(reply) => wire.send(&reply, self.deadline).map_err(Broken::Wire)?,
                 Step::GoOn => {}
@@ -81,9 +82,9 @@ impl Exchange<'_> {
         }
     }
 
-    fn step(&self, payload: &[u8], log: &mut GuestLog) -> Result<Step, Broken> {
+    fn step(&self, payload: &[u8], id: u64, log: &mut GuestLog) -> Result<Step, Broken> {
         match message::parse(payload).map_err(Broken::Rubbish)? {
-            Message::Response(response) => answer(response).map(Step::Answered),
+            Message::Response(response) => answer(response, id).map(Step::Answered),
             Message::Request(request) => Ok(self.serve(&request, log)),
         }
     }
@@ -124,8 +125,9 @@ fn reply(id: &Id<'_>, outcome: &Result<Box<RawValue>, RpcError>) -> Option<Vec<u
     reply.or_else(|_| message::error(Some(id), &too_long())).ok()
 }
 
-fn answer(response: Response<'_>) -> Result<Answer, Broken> {
-    if response.id != Some(Id::from(ID)) {
+/// Takes the answer to request `id`, and no other.
+pub(crate) fn answer(response: Response<'_>, id: u64) -> Result<Answer, Broken> {
+    if response.id != Some(Id::from(id)) {
         let id = response.id.map_or_else(|| "null".to_owned(), |id| id.to_string());
         return Err(Broken::WrongId(clean(id.as_bytes(), MAX_SHOWN)));
     }

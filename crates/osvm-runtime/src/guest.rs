@@ -2,25 +2,29 @@
 //!
 //! ```text
 //! Booted ──connect──▶ Ready ──call──▶ Ended
-//!    │                  │               ▲
-//!    └── drop ──────────┴── drop ───────┴── the guest is gone
+//!    │                 │ └──share──▶ Shared ──call, call, …
+//!    └── drop ─────────┴── drop ──────┴── drop ─▶ the guest is gone
 //! ```
 //!
 //! # Invariants
 //!
-//! - One guest serves one call: [`Ready::call`] consumes it.
+//! - One guest serves one call: [`Ready::call`] consumes it, and what is left of it ([`Used`])
+//!   can only be destroyed. So a pool, which keeps [`Ready`] guests, can't get a used one back.
+//! - The one exception has a type of its own: [`Shared`], for the calls of one batch whose
+//!   client asked for it. Nothing turns a [`Shared`] guest into a [`Ready`] one.
 //! - Every way out destroys the guest, because dropping a [`Machine`] does. There is no cleanup
 //!   code to forget.
 //! - Whoever cancels the call kills the guest in every state.
 
 use crate::cancel::Cancel;
 use crate::error::{CallError, EndCause, GuestFault, Phase};
-use crate::exchange::{Answer, Broken};
+use crate::exchange::{Answer, Broken, FIRST_ID};
 use crate::wire::{Wire, WireError};
 use osvm_image::ArgumentError;
 use osvm_protocol::PORT;
 use osvm_protocol::frame::FrameError;
 use osvm_vmm::{Backend, BootError, ConnectError, Machine, MachineSpec, Usage};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 pub use crate::exchange::Exchange;
@@ -34,11 +38,19 @@ pub struct Booted {
 
 /// A guest that has accepted a connection. Good for one call.
 #[derive(Debug)]
-pub struct Ready {
-    // Declared first, so it drops first: the stream closes before the guest dies.
-    wire: Wire,
-    machine: Box<dyn Machine>,
-    cancel: Cancel,
+pub struct Ready(Live);
+
+/// A guest that serves the calls of one batch, one after the other.
+#[derive(Debug)]
+pub struct Shared {
+    live: Live,
+    next_id: u64,
+}
+
+/// A guest that has served. Dropping it destroys it, and there is nothing else to do with it.
+#[derive(Debug)]
+pub struct Used {
+    _live: Live,
 }
 
 /// What is left of a guest that is gone.
@@ -46,12 +58,28 @@ pub struct Ready {
 pub struct Ended {
     /// The answer, or why there is none.
     pub outcome: Result<Answer, CallError>,
-    /// What the guest used when it answered.
+    /// What the guest used when the call ended.
     pub usage: Usage,
     /// From the request to the answer.
     pub call: Duration,
     /// From the answer until the guest and all it held were gone.
     pub destroy: Duration,
+}
+
+/// What came out of a call; its guest still lives.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) outcome: Result<Answer, CallError>,
+    pub(crate) usage: Usage,
+    pub(crate) call: Duration,
+}
+
+#[derive(Debug)]
+struct Live {
+    // Declared first, so it drops first: the stream closes before the guest dies.
+    wire: Wire,
+    machine: Box<dyn Machine>,
+    cancel: Cancel,
 }
 
 impl Booted {
@@ -82,7 +110,7 @@ impl Booted {
     /// Those of the backend; the guest is gone then.
     pub fn connect(mut self, deadline: Instant) -> Result<Ready, ConnectError> {
         let stream = self.machine.connect(PORT, deadline)?;
-        Ok(Ready { wire: Wire::new(stream), machine: self.machine, cancel: self.cancel })
+        Ok(Ready(Live { wire: Wire::new(stream), machine: self.machine, cancel: self.cancel }))
     }
 }
 
@@ -97,20 +125,104 @@ impl Ready {
     /// ready.call(exchange); // error[E0382]: use of moved value
     /// # }
     /// ```
-    pub fn call(mut self, exchange: &Exchange<'_>) -> Ended {
+    pub fn call(self, exchange: &Exchange<'_>) -> Ended {
+        let (Called { outcome, usage, call }, used) = self.call_once(exchange);
+        Ended { outcome, usage, call, destroy: used.destroy() }
+    }
+
+    /// Runs the tool. The guest lives until what is left of it is dropped, so that an answer
+    /// need not wait for that.
+    pub(crate) fn call_once(mut self, exchange: &Exchange<'_>) -> (Called, Used) {
+        let called = self.0.call(exchange, FIRST_ID);
+        (called, Used { _live: self.0 })
+    }
+
+    /// Gives the guest to a batch whose client asked for calls that share one.
+    pub fn share(self) -> Shared {
+        Shared { live: self.0, next_id: FIRST_ID }
+    }
+
+    /// Gives the guest to a call: from now on `cancel` kills it, and nothing else does.
+    pub(crate) fn assign(&mut self, cancel: &Cancel) {
+        self.0.assign(cancel);
+    }
+
+    /// Process id of the VM process.
+    pub(crate) fn vm_pid(&self) -> u32 {
+        self.0.machine.vm_pid()
+    }
+
+    /// The stream, to be waited for. A guest that is asked nothing says nothing.
+    pub(crate) fn stream(&self) -> BorrowedFd<'_> {
+        self.0.wire.as_fd()
+    }
+
+    /// The stream and the machine, for what is asked of a guest that is no call.
+    pub(crate) fn parts(&mut self) -> (&mut Wire, &mut dyn Machine) {
+        (&mut self.0.wire, &mut *self.0.machine)
+    }
+}
+
+impl Shared {
+    /// Runs the next tool of the batch.
+    pub(crate) fn call(&mut self, exchange: &Exchange<'_>) -> Called {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.live.call(exchange, id)
+    }
+
+    /// Gives the guest to the next call of its batch.
+    pub(crate) fn assign(&mut self, cancel: &Cancel) {
+        self.live.assign(cancel);
+    }
+
+    /// Process id of the VM process.
+    pub(crate) fn vm_pid(&self) -> u32 {
+        self.live.machine.vm_pid()
+    }
+
+    /// The stream. Between two calls nothing comes out of it.
+    pub(crate) fn stream(&self) -> BorrowedFd<'_> {
+        self.live.wire.as_fd()
+    }
+
+    /// The batch is over.
+    pub(crate) fn retire(self) -> Used {
+        Used { _live: self.live }
+    }
+}
+
+impl Used {
+    /// Destroys the guest and all it held; says how long that took.
+    pub(crate) fn destroy(self) -> Duration {
         let start = Instant::now();
-        let outcome = exchange.run(&mut self.wire);
+        drop(self);
+        start.elapsed()
+    }
+}
+
+impl Live {
+    fn call(&mut self, exchange: &Exchange<'_>, id: u64) -> Called {
+        let start = Instant::now();
+        let outcome = exchange.run(&mut self.wire, id);
         let call = start.elapsed();
         let usage = self.machine.usage();
         let outcome = outcome.map_err(|broken| {
             explain(broken, exchange, || Some(EndCause::Guest(self.machine.death())))
         });
-        let start = Instant::now();
-        let Self { wire, machine, cancel } = self;
-        drop(wire);
-        drop(machine);
-        cancel.guest_ended();
-        Ended { outcome, usage, call, destroy: start.elapsed() }
+        Called { outcome, usage, call }
+    }
+
+    fn assign(&mut self, cancel: &Cancel) {
+        self.cancel.guest_ended();
+        self.cancel = cancel.clone();
+        cancel.guest_started(self.machine.killer());
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.cancel.guest_ended();
     }
 }
 
@@ -132,13 +244,21 @@ pub(crate) fn explain(
             let len = usize::try_from(len).unwrap_or(usize::MAX);
             return ArgumentError::TooLong { len }.into();
         }
-        Broken::Wire(WireError::HungUp) => GuestFault::HungUp(death()),
-        Broken::Wire(WireError::MidFrame) => GuestFault::MidFrame(death()),
-        Broken::Wire(WireError::Frame(error)) => GuestFault::TooLong(error),
-        Broken::Wire(WireError::Flood) => GuestFault::Flood,
-        Broken::Wire(WireError::Io(error)) => GuestFault::Stream(error),
+        Broken::Wire(error) => from_wire(error, death),
         Broken::Rubbish(error) => GuestFault::Rubbish(error),
         Broken::WrongId(id) => GuestFault::WrongId { id },
     };
     fault.into()
+}
+
+/// What a broken stream says about the guest behind it.
+pub(crate) fn from_wire(error: WireError, death: impl FnOnce() -> Option<EndCause>) -> GuestFault {
+    match error {
+        WireError::HungUp => GuestFault::HungUp(death()),
+        WireError::MidFrame => GuestFault::MidFrame(death()),
+        WireError::Frame(error) => GuestFault::TooLong(error),
+        WireError::Flood => GuestFault::Flood,
+        WireError::TimedOut => GuestFault::Stream(std::io::ErrorKind::TimedOut.into()),
+        WireError::Io(error) => GuestFault::Stream(error),
+    }
 }

@@ -1,7 +1,7 @@
 //! One call, one guest.
 //!
 //! ```text
-//! Runtime::call
+//! Runtime::call                             ┌─────────── pool ──────────┐
 //!   policy ─▶ image ─▶ tool and arguments ─▶ CID ─▶ boot ─▶ connect ─▶ call ─▶ destroy ─▶ Report
 //!     │         └────────────┬─────────────────┴──────┴────────┘
 //!     │                      ▼ isolation can't be had
@@ -13,7 +13,7 @@
 //! - Closed: a call runs outside a VM only where the isolation config says so, and then the
 //!   report, the log and the status line say it too.
 //! - Once: a guest serves one call ([`guest::Ready::call`] consumes it), and is gone before the
-//!   report is there.
+//!   report is there, or as soon as its [`Remains`] are dropped.
 //! - True: every figure of a report was measured in this call; what did not happen is `null`.
 //! - On time: `timeout_secs` covers all of it, waiting for a CID included.
 //!
@@ -27,6 +27,7 @@ mod call;
 pub mod calls;
 mod cancel;
 pub mod cids;
+mod code;
 mod direct;
 mod dirs;
 mod error;
@@ -34,11 +35,16 @@ mod exchange;
 pub mod guest;
 mod host;
 mod id;
+mod images;
+mod plan;
+pub mod pool;
+mod recipe;
 mod report;
 mod status;
+pub mod watch;
 mod wire;
 
-pub use call::{Parts, Runtime, ToolCall};
+pub use call::{Parts, Remains, Runtime, Session, ToolCall};
 pub use cancel::Cancel;
 pub use direct::DirectError;
 pub use dirs::{DirError, Dirs};

@@ -33,7 +33,8 @@ pub struct Isolation {
     pub image: Option<String>,
     /// SHA-256 of the image that was booted.
     pub image_digest: Option<String>,
-    /// From asking the backend for a guest until the guest accepted a connection, in ms.
+    /// From asking the backend for a guest until the guest accepted a connection, in ms. For a
+    /// guest that was there before the call: from asking for one until the call had it.
     #[serde(rename = "boot_ms", serialize_with = "millis")]
     pub boot: Option<Duration>,
     /// From sending the request to the answer, in ms.
@@ -42,6 +43,13 @@ pub struct Isolation {
     /// From the start of the call until nothing was left of it, in ms.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Option<Duration>,
+    /// Whether the guest was booted before the call came, and used for the first time by it.
+    pub pooled: bool,
+    /// Whether the guest had served an earlier call of the same batch, as its client asked.
+    pub reused: bool,
+    /// How long the boot of a guest took that was there before the call, in ms.
+    #[serde(rename = "vm_boot_ms", serialize_with = "millis")]
+    pub vm_boot: Option<Duration>,
     /// Guest memory that had been touched when the call ended, in KiB.
     pub guest_memory_kb: Option<u64>,
     /// Why the call ran on the host although it was to be isolated.
@@ -61,6 +69,9 @@ impl Isolation {
             boot: None,
             call: None,
             total: None,
+            pooled: false,
+            reused: false,
+            vm_boot: None,
             guest_memory_kb: None,
             fallback: None,
         }
@@ -91,6 +102,7 @@ mod tests {
             r#"{"mode":"unikernel","backend":null,"cid":null,"vm_pid":null,"image":null,"#
                 .to_owned()
                 + r#""image_digest":null,"boot_ms":null,"call_ms":null,"total_ms":null,"#
+                + r#""pooled":false,"reused":false,"vm_boot_ms":null,"#
                 + r#""guest_memory_kb":null,"fallback":null}"#
         );
     }

@@ -9,6 +9,7 @@
 use osvm_protocol::frame::{self, FrameError, HEADER_LEN, MAX_PAYLOAD};
 use osvm_vmm::GuestStream;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Instant;
 
 /// Frames a guest may send in one call, its answer included.
@@ -52,6 +53,21 @@ pub(crate) enum WireError {
 impl Wire {
     pub(crate) fn new(stream: GuestStream) -> Self {
         Self { stream, buffer: Vec::new(), handed_out: 0, frames: 0, bytes: 0 }
+    }
+
+    /// Begins to count anew, for another request.
+    pub(crate) fn begin(&mut self) {
+        (self.frames, self.bytes) = (0, 0);
+    }
+
+    /// Whether nothing came behind the last frame.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.buffer.len() <= self.handed_out
+    }
+
+    /// The stream itself, to be waited for.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Sends a frame, header included.

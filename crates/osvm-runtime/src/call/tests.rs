@@ -2,7 +2,8 @@ mod bench;
 
 use super::*;
 use crate::calls::LogLine;
-use crate::error::{EndCause, GuestFault};
+use crate::cids::Claim;
+use crate::error::{EndCause, GuestFault, Phase};
 use crate::host::{HostRequest, NoHostServices};
 use bench::{Bench, NoKvm, Scripted, program, read_frame};
 use osvm_image::{ImageError, LookupError};
@@ -10,7 +11,7 @@ use osvm_protocol::code;
 use osvm_protocol::frame::{self, MAX_PAYLOAD};
 use osvm_protocol::message::RpcError;
 use osvm_vmm::fake::Fake;
-use osvm_vmm::{BootError, Death, Machine};
+use osvm_vmm::{BootError, ConnectError, Death, Machine, MachineSpec};
 use std::io::Write as _;
 use std::sync::Mutex;
 

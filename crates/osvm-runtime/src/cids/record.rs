@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <pid> <vm pid or 0> <unix time, ms> <call id> <server/tool>        padded with spaces, newline
+//! <pid> <vm pid or 0> <unix time, ms> idle <image>                   of a guest that waits for a call
 //! ```
 //!
 //! Every process of the user can write here, so reading is total and takes nothing on trust.
@@ -11,6 +12,7 @@ use crate::id::CallId;
 use osvm_protocol::Cid;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +24,9 @@ pub(super) fn offset(cid: Cid) -> u64 {
     u64::from(cid.get()) * LEN as u64
 }
 
+/// Stands where the call id does, for a guest that has none yet.
+const IDLE: &str = "idle";
+
 /// What a record says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
@@ -30,6 +35,7 @@ pub(super) struct Record {
     pub(super) since_ms: Option<u64>,
     pub(super) call: Option<CallId>,
     pub(super) tool: String,
+    pub(super) idle: bool,
 }
 
 impl Record {
@@ -41,11 +47,28 @@ impl Record {
             since_ms: u64::try_from(now.as_millis()).ok(),
             call: Some(claim.call),
             tool: printable(&format!("{}/{}", claim.server, claim.tool)),
+            idle: false,
         }
     }
 
-    pub(super) fn write(&self, file: &File, cid: Cid) -> io::Result<()> {
-        let call = self.call.map(|call| call.to_string()).unwrap_or_default();
+    /// The record of a guest of `image` that waits for a call.
+    pub(super) fn idle(image: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            pid: Some(std::process::id()),
+            since_ms: u64::try_from(now.as_millis()).ok(),
+            tool: printable(image),
+            idle: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn write(&self, file: impl AsFd, cid: Cid) -> io::Result<()> {
+        let call = match self.call {
+            Some(call) => call.to_string(),
+            None if self.idle => IDLE.into(),
+            None => String::new(),
+        };
         let mut line = format!(
             "{} {} {} {call} {}",
             self.pid.unwrap_or_default(),
@@ -56,7 +79,10 @@ impl Record {
         .into_bytes();
         line.resize(LEN - 1, b' ');
         line.push(b'\n');
-        file.write_all_at(&line, offset(cid))
+        match rustix::io::pwrite(file, &line, offset(cid))? {
+            LEN => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
     }
 
     pub(super) fn read(file: &File, cid: Cid) -> Self {
@@ -70,19 +96,23 @@ impl Record {
     fn parse(line: &str) -> Self {
         let mut fields = line.trim_end_matches(['\0', '\n', ' ']).splitn(5, ' ');
         let pid = |text: &str| text.parse::<u32>().ok().filter(|pid| *pid != 0);
+        let (owner, vm_pid) = (fields.next().and_then(pid), fields.next().and_then(pid));
+        let since_ms = fields.next().and_then(|text| text.parse().ok());
+        let call = fields.next().unwrap_or_default();
         Self {
-            pid: fields.next().and_then(pid),
-            vm_pid: fields.next().and_then(pid),
-            since_ms: fields.next().and_then(|text| text.parse().ok()),
-            call: fields.next().and_then(|text| text.parse().ok()),
+            pid: owner,
+            vm_pid,
+            since_ms,
+            call: call.parse().ok(),
             tool: printable(fields.next().unwrap_or_default()),
+            idle: call == IDLE,
         }
     }
 
     pub(super) fn into_holder(self, cid: Cid) -> Holder {
         let since = self.since_ms.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
-        let Self { pid, vm_pid, call, tool, .. } = self;
-        Holder { cid, pid, vm_pid, since, call, tool }
+        let Self { pid, vm_pid, call, tool, idle, .. } = self;
+        Holder { cid, pid, vm_pid, since, call, tool, idle }
     }
 }
 
@@ -105,6 +135,15 @@ mod tests {
         let read = Record::read(&file, cid);
         assert_eq!(read, written);
         assert_eq!(read.tool, "solana/get?balance?");
+    }
+
+    #[test]
+    fn a_guest_that_waits_for_a_call_says_so() {
+        let file = tempfile::tempfile().unwrap();
+        let cid = Cid::new(200).unwrap();
+        Record::idle("solana").write(&file, cid).unwrap();
+        let holder = Record::read(&file, cid).into_holder(cid);
+        assert_eq!((holder.idle, holder.call, holder.tool.as_str()), (true, None, "solana"));
     }
 
     #[test]

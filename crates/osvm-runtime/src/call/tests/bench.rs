@@ -1,6 +1,7 @@
 //! A runtime in a directory of its own, with backends and an executor to be told what to do.
 
 use super::*;
+use crate::calls::End;
 use osvm_image::{DEFAULT_IMAGE, fixture};
 use osvm_policy::Env;
 use osvm_vmm::fake::Fake;
