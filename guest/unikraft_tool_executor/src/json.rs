@@ -172,6 +172,9 @@ fn escape(out: &mut Builder, byte: u8) {
         b'\n' => out.push(b"\\n"),
         b'\r' => out.push(b"\\r"),
         b'\t' => out.push(b"\\t"),
+        // The short forms, so that text which came as JSON never grows on its way back.
+        0x08 => out.push(b"\\b"),
+        0x0c => out.push(b"\\f"),
         _ => {
             out.push(if byte < 0x10 { b"\\u000" } else { b"\\u001" });
             out.push(&[hex_digit(byte & 0xf)]);

@@ -35,10 +35,6 @@ mod solana;
 mod stream;
 mod tool;
 mod tools;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no tool asks the host yet, the mechanism is tested")
-)]
 mod wire;
 
 pub use server::serve;

@@ -7,10 +7,12 @@ use crate::tools::{self, Entry};
 use crate::wire::{End, Wire};
 use crate::{Facts, Stream};
 use alloc::format;
+use alloc::vec::Vec;
 use osvm_protocol::PROTOCOL_VERSION;
 use osvm_protocol::code::{ANSWER_TOO_LONG, INVALID_REQUEST};
+use osvm_protocol::frame::{FrameError, MAX_PAYLOAD};
+use osvm_protocol::info;
 use osvm_protocol::message::{self, Message, Request, RpcError};
-use osvm_protocol::{frame, info};
 
 /// Serves frames until the host hangs up or breaks the framing.
 ///
@@ -47,16 +49,18 @@ fn serve_one<S: Stream>(
     // A notification asks for no answer, and no tool is worth running for nobody.
     let Some(id) = &request.id else { return Ok(()) };
     let mut reply = Reply::new(message::begin_result(id, payload.len()));
-    match answer(wire, facts, &request, &mut reply) {
-        Ok(()) => match message::end_result(reply.into_frame()) {
-            Ok(frame) => wire.send(&frame),
-            Err(frame::FrameError::TooLong { len }) => {
-                let message = format!("answer of {len} bytes is over the limit of a frame");
-                wire.refuse(Some(id), &RpcError::new(ANSWER_TOO_LONG, message))
-            }
-        },
+    let answered = answer(wire, facts, &request, &mut reply).and_then(|()| finish(reply));
+    match answered {
+        Ok(frame) => wire.send(&frame),
         Err(error) => wire.refuse(Some(id), &error),
     }
+}
+
+fn finish(reply: Reply) -> Result<Vec<u8>, RpcError> {
+    message::end_result(reply.into_frame()).map_err(|FrameError::TooLong { len }| {
+        let message = format!("answer of {len} bytes is over the limit of {MAX_PAYLOAD}");
+        RpcError::new(ANSWER_TOO_LONG, message)
+    })
 }
 
 fn answer<S: Stream>(
@@ -79,4 +83,15 @@ fn answer<S: Stream>(
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_over_the_limit_is_an_error() {
+        let mut reply = Reply::new(message::begin_result(&1.into(), 0));
+        reply.object(|o| o.text("text", &"x".repeat(MAX_PAYLOAD as usize)));
+        let error = finish(reply).unwrap_err();
+        assert_eq!(error.code, ANSWER_TOO_LONG);
+        assert_eq!(error.message, "answer of 10485805 bytes is over the limit of 10485760");
+    }
+}

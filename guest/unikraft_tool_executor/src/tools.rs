@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 use osvm_protocol::code::METHOD_NOT_FOUND;
 use osvm_protocol::message::RpcError;
 use osvm_protocol::tool::Tool as Definition;
+use serde_json::value::RawValue;
 
 /// Every tool. The first are found fastest.
 const ALL: [Tool; 28] = [
@@ -110,10 +111,13 @@ fn not_found(server: Option<&str>, name: &str) -> RpcError {
 
 /// The names once each, in backticks.
 fn list(names: impl Iterator<Item = &'static str>) -> String {
-    let mut names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.join(", ")
+    let mut once = Vec::new();
+    for name in names.map(|name| format!("`{name}`")) {
+        if !once.contains(&name) {
+            once.push(name);
+        }
+    }
+    once.join(", ")
 }
 
 /// The definitions of all tools: a JSON array of [`osvm_protocol::tool::Tool`].
@@ -130,11 +134,26 @@ fn definition(tool: &Tool) -> Option<Definition<'static>> {
         server: tool.server.into(),
         name: tool.name.into(),
         description: tool.description.into(),
-        input_schema: Cow::Borrowed(serde_json::from_str(tool.input).ok()?),
-        output_schema: Cow::Borrowed(serde_json::from_str(tool.output).ok()?),
+        input_schema: Cow::Owned(RawValue::from_string(compact(tool.input)).ok()?),
+        output_schema: Cow::Owned(RawValue::from_string(compact(tool.output)).ok()?),
         annotations: tool.annotations,
         needs_network: tool.needs_network,
     })
+}
+
+/// Leaves out the space between the tokens of some JSON: it is for those who read the source.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|character| {
+            let keep = in_string || !character.is_ascii_whitespace();
+            if !escaped && *character == '"' {
+                in_string = !in_string;
+            }
+            escaped = in_string && !escaped && *character == '\\';
+            keep
+        })
+        .collect()
 }
 
 #[cfg(test)]

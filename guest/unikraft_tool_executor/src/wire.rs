@@ -127,3 +127,6 @@ impl<S: Stream> Host for Wire<'_, S> {
         self.await_answer(id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,14 @@
 
 use crate::context::Context;
 use crate::tool::{Arguments, Reply};
+use core::fmt;
+use core::marker::PhantomData;
 use osvm_protocol::code::NETWORK_NOT_GRANTED;
 use osvm_protocol::message::RpcError;
 use osvm_protocol::tool::Annotations;
-use serde::de::{self, Deserialize, DeserializeOwned, Deserializer};
+use serde::de::{
+    self, Deserialize, DeserializeOwned, Deserializer, SeqAccess, Unexpected, Visitor,
+};
 
 /// Reads from the network.
 pub(super) const READS: Annotations =
@@ -62,26 +66,53 @@ pub(super) enum Commitment {
 /// A number of a range.
 pub(super) struct Between<const MIN: u64, const MAX: u64>;
 
+// By visitor, as below: an error from within one carries the place of the argument.
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Between<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u64::deserialize(deserializer)? {
-            number if (MIN..=MAX).contains(&number) => Ok(Self),
-            number => {
-                Err(de::Error::custom(format_args!("{number} is not between {MIN} and {MAX}")))
-            }
-        }
+        deserializer.deserialize_u64(Self)
     }
 }
 
-/// Addresses, up to a number of them.
-pub(super) struct AtMost<T, const MAX: usize>(core::marker::PhantomData<T>);
+impl<const MIN: u64, const MAX: u64> Visitor<'_> for Between<MIN, MAX> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from {MIN} to {MAX}")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self, E> {
+        if (MIN..=MAX).contains(&number) {
+            return Ok(self);
+        }
+        Err(E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+}
+
+/// A list of limited length.
+pub(super) struct AtMost<T, const MAX: usize>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let many = alloc::vec::Vec::<T>::deserialize(deserializer)?;
-        match many.len() {
-            len if len <= MAX => Ok(Self(core::marker::PhantomData)),
-            len => Err(de::Error::custom(format_args!("{len} are over the limit of {MAX}"))),
+        deserializer.deserialize_seq(Self(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for AtMost<T, MAX> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        for len in 1_usize.. {
+            if list.next_element::<T>()?.is_none() {
+                break;
+            }
+            if MAX < len {
+                return Err(de::Error::invalid_length(len, &self));
+            }
         }
+        Ok(self)
     }
 }

@@ -1,0 +1,9 @@
+//! Drives the library and the program as a host does: frames in, frames out.
+#![cfg(test)]
+
+mod arguments;
+mod connection;
+#[cfg(feature = "std")]
+mod program;
+mod support;
+mod vectors;
