@@ -49,10 +49,15 @@ pub struct VsockDevice {
 }
 
 impl VsockDevice {
+    /// The device and what else a driver needs, for a driver of one's own.
+    pub fn into_parts(self) -> (Device<Registers>, Platform) {
+        (self.device, Platform { idle: self.idle })
+    }
+
     /// Brings up the device and listens on the port of osvm.
     pub fn listen(self) -> GuestVsock {
-        let platform = Platform { idle: self.idle };
-        Vsock::new(self.device, platform, &SHARED, osvm_protocol::PORT)
+        let (device, platform) = self.into_parts();
+        Vsock::new(device, platform, &SHARED, osvm_protocol::PORT)
             .unwrap_or_else(|error| die(format_args!("{error}")))
     }
 }

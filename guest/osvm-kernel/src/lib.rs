@@ -32,12 +32,14 @@ mod device;
 mod idle;
 mod image;
 mod memory;
+mod serve;
 
 pub use boot::{Guest, GuestVsock, Platform, VsockDevice};
 pub use death::{die, say};
 pub use device::Registers;
 pub use memory::LoaderMemory;
 pub use osvm_protocol::note::KIND as NOTE_KIND;
+pub use serve::serve;
 
 /// Names the function that runs once the guest is up: `fn(Guest) -> !`.
 #[macro_export]

@@ -114,6 +114,11 @@ impl<M: Mmio> Device<M> {
         self.id
     }
 
+    /// The registers, for a driver of one's own.
+    pub fn into_registers(self) -> M {
+        self.mmio
+    }
+
     /// Resets the device, agrees on features and hands it `rings` as queues 0, 1, ….
     ///
     /// [`Device::start`] must follow once the rings are filled.
