@@ -10,7 +10,9 @@ use crate::model::{BackendChoice, Pool};
 use crate::read::{self, Root};
 use crate::resolve::{self, Resolved, Scope, Warning};
 use crate::source::{LineIndex, Location};
+use osvm_protocol::cid::EPHEMERAL;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// A config file without errors.
@@ -125,6 +127,17 @@ impl Config {
         })
     }
 
+    /// Names of all images that some call would boot, in order.
+    pub fn images(&self) -> BTreeSet<String> {
+        let named = self.servers().flat_map(|entry| {
+            let server = entry.name;
+            entry.tools.into_iter().chain([""]).map(move |tool| (server, tool))
+        });
+        // The empty name stands for whatever has no entry.
+        let cases = named.chain([("", "")]);
+        cases.map(|(server, tool)| self.resolve(server, tool).unikernel_image).collect()
+    }
+
     /// The image store.
     pub fn unikernel_dir(&self) -> PathBuf {
         let written = self.root.unikernel_dir.as_ref().map(|dir| &dir.value);
@@ -144,6 +157,11 @@ impl Config {
     /// The pool of ready VMs, if the file asks for one.
     pub fn pool(&self) -> Option<Pool> {
         self.root.pool.as_ref().map(|pool| pool.value)
+    }
+
+    /// CIDs for guests of one call.
+    pub fn cid_range(&self) -> RangeInclusive<u32> {
+        self.root.cid_range.as_ref().map_or(EPHEMERAL, |range| range.value.clone())
     }
 
     /// The file.

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::json::{Fields, Node, Path, Reader, Spanned};
 use crate::model::{BackendChoice, EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure, Pool};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// What the top level of a file says. `None` is "nothing".
@@ -22,6 +23,7 @@ pub(crate) struct Root {
     pub(crate) backend: Option<Spanned<BackendChoice>>,
     pub(crate) firecracker: Option<Spanned<PathBuf>>,
     pub(crate) pool: Option<Spanned<Pool>>,
+    pub(crate) cid_range: Option<Spanned<RangeInclusive<u32>>>,
     pub(crate) servers: BTreeMap<String, Server>,
 }
 
@@ -63,6 +65,9 @@ const ANY_VCPUS: (u32, u32) = (1, 16);
 const MAX_POOL: u32 = 10_000;
 const MAX_POOL_MEMORY: u32 = 16 << 20;
 
+/// CIDs that guests of one call may have. Those below are of guests that live on.
+const CIDS: (u32, u32) = (200, 65_535);
+
 /// Limits of a pool whose file names none: one VM for each CID of the ephemeral range.
 const DEFAULT_POOL_VMS: u32 = 100;
 
@@ -84,6 +89,7 @@ pub(crate) fn root<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -
             text::host_path(&node, reader, env)
         }),
         pool: fields.take_spanned(reader, "pool", pool),
+        cid_range: fields.take_spanned(reader, "cid_range", cid_range),
         servers: fields
             .take(reader, "mcp_servers", |node, reader| {
                 named(node, reader, SERVER_NAMES, |node, reader| server(node, reader, env))
@@ -188,6 +194,29 @@ fn pool<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>) -> Option<Pool> {
         max_vms_per_server: per_server.unwrap_or(max_vms),
         max_memory_mb,
     })
+}
+
+/// The first and the last CID.
+fn cid_range<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>) -> Option<RangeInclusive<u32>> {
+    let items = node.items(reader)?;
+    let [first, last] = items.as_slice() else {
+        let value = format!("{} numbers", items.len());
+        node.invalid(reader, &value, "a range has two: the first and the last");
+        return None;
+    };
+    let first = int(first, reader, CIDS, "guests of one call take", "as CID");
+    let last = int(last, reader, CIDS, "guests of one call take", "as CID");
+    let (first, last) = (first?, last?);
+    let count = last.checked_sub(first).map(|more| more + 1);
+    match count {
+        None => node.invalid(reader, &format!("{first} to {last}"), "the first CID comes first"),
+        Some(count) if MAX_POOL < count => {
+            let reason = format!("a range has at most {MAX_POOL}");
+            node.invalid(reader, &format!("{count} CIDs"), reason);
+        }
+        Some(_) => return Some(first..=last),
+    }
+    None
 }
 
 /// A whole number within limits; out of them it is "`who` least to most `unit`".

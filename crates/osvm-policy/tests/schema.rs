@@ -104,6 +104,8 @@ fn defaults_of_the_schema_are_those_of_the_parser() {
         let default = default_of(&format!("/$defs/egress_rule/properties/{field}"));
         assert_eq!(Some(&rule[field]), default.as_ref(), "{field}");
     }
+    let cids = json!([config.cid_range().start(), config.cid_range().end()]);
+    assert_eq!(Some(&cids), default_of("/properties/cid_range").as_ref());
     let pool = serde_json::to_value(config.pool().unwrap()).unwrap();
     assert_eq!(Some(&pool["max_vms"]), default_of("/$defs/pool/properties/max_vms").as_ref());
 }
@@ -125,6 +127,8 @@ fn what_the_parser_refuses_by_shape_the_schema_refuses_too() {
         r#"{"mcp_servers":{"s":{"egress":[{"methods":["GET"]}]}}}"#,
         r#"{"mcp_servers":{"s":{"server_command":[]}}}"#,
         r#"{"pool":{}}"#,
+        r#"{"cid_range":[200]}"#,
+        r#"{"cid_range":[199,300]}"#,
     ] {
         parse(text).unwrap_err();
         assert!(!validator().is_valid(&serde_json::from_str(text).unwrap()), "{text}");

@@ -75,6 +75,12 @@ fn the_default_file_isolates_three_servers_and_everything_else() {
 }
 
 #[test]
+fn the_range_of_cids_is_the_one_of_the_handbook_unless_it_says_another() {
+    assert_eq!(parse("{}").cid_range(), 200..=299);
+    assert_eq!(parse(r#"{"cid_range":[300,1299]}"#).cid_range(), 300..=1299);
+}
+
+#[test]
 fn an_empty_object_is_as_strict_as_the_default_file() {
     let resolved = parse("{}").resolve("s", "t");
     assert_eq!(resolved.mode, ExecutionMode::Unikernel);
@@ -243,6 +249,15 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_images_are_those_of_every_entry_and_of_what_has_none() {
+    let config = parse(
+        r#"{"mcp_servers": {"a": {"unikernel_image": "x", "tools": {"t": {"unikernel_image": "y"}}}}}"#,
+    );
+    let images: Vec<String> = config.images().into_iter().collect();
+    assert_eq!(images, ["unikraft_tool_executor", "x", "y"]);
 }
 
 fn env() -> Env {

@@ -28,7 +28,7 @@ fn an_unknown_field_at_the_top_is_in_the_file() {
         "line 1 column 2: unknown field `default_mode` in the file",
         Some(
             "known here: `$schema`, `default_execution_mode`, `on_isolation_failure`, \
-             `unikernel_dir`, `backend`, `firecracker`, `pool`, `mcp_servers`",
+             `unikernel_dir`, `backend`, `firecracker`, `pool`, `cid_range`, `mcp_servers`",
         ),
     );
 }
@@ -153,6 +153,30 @@ fn contradictions_name_both_sides() {
     check(
         r#"{"pool":{"size":9,"max_vms":8}}"#,
         "line 1 column 9: `pool` has a `size` of 9, but allows 8 VMs",
+        None,
+    );
+}
+
+#[test]
+fn a_range_of_cids_is_two_addresses_in_order_and_not_too_many() {
+    check(
+        r#"{"cid_range":[200,210,220]}"#,
+        "line 1 column 14: `cid_range` is `3 numbers`: a range has two: the first and the last",
+        None,
+    );
+    check(
+        r#"{"cid_range":[300,299]}"#,
+        "line 1 column 14: `cid_range` is `300 to 299`: the first CID comes first",
+        None,
+    );
+    check(
+        r#"{"cid_range":[200,10200]}"#,
+        "line 1 column 14: `cid_range` is `10001 CIDs`: a range has at most 10000",
+        None,
+    );
+    check(
+        r#"{"cid_range":[3,299]}"#,
+        "line 1 column 15: `cid_range[0]` is 3: guests of one call take 200 to 65535 as CID",
         None,
     );
 }
