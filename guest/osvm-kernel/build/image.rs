@@ -9,7 +9,6 @@
 //!
 //! - The build id depends on the names and contents of the sources and on nothing else: not on
 //!   where the checkout is, not on the time.
-#![expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 
 use osvm_protocol::PROTOCOL_VERSION;
 use osvm_protocol::note::ImageNote;

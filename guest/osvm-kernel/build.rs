@@ -1,5 +1,6 @@
 //! Gives the unikernel its linker script, its note and its tool definitions.
 
+#[path = "build/image.rs"]
 mod image;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
