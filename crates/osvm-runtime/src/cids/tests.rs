@@ -35,6 +35,13 @@ fn is_free(cids: &Cids) -> bool {
 }
 
 #[test]
+fn looking_makes_nothing() {
+    let (dir, cids) = bench(200..=299);
+    assert!(is_free(&cids));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_lowest_free_cid_is_taken() {
     let (_dir, cids) = bench(200..=299);
     let (first, second) = (take(&cids).unwrap(), take(&cids).unwrap());
