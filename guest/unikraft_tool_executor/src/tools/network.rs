@@ -41,12 +41,11 @@ pub(super) fn refuse<T: DeserializeOwned>(
 
 /// Declares the arguments of tools that ask the network.
 macro_rules! arguments {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty),* $(,)? })*) => {$(
-        $(#[$doc])*
+    ($($name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         #[expect(dead_code, reason = "checked now, used once a host grants the network")]
-        struct $name { $($(#[$meta])* $field: $type),* }
+        struct $name { $($field: $type),* }
     )*};
 }
 pub(super) use arguments;

@@ -87,6 +87,23 @@ fn arguments_may_be_missing_where_none_are_needed() {
 }
 
 #[test]
+fn deep_nesting_costs_no_stack() {
+    let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+    let code = |server: &str, tool: &str, params: String| {
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"server_id":"{server}","method":"{tool}","params":{params}}}"#
+        );
+        crate::support::converse(&[request.as_bytes()])[0]["error"]["code"].as_i64().unwrap()
+    };
+    assert_eq!(code("system", "echo", deep.clone()), INVALID_PARAMS);
+    assert_eq!(code("system", "echo", format!(r#"{{"text":{deep}}}"#)), INVALID_PARAMS);
+    assert_eq!(code("system", "echo", format!(r#"{{"text":"","x":{deep}}}"#)), INVALID_PARAMS);
+    assert_eq!(code("solana", "derive_address", format!(r#"{{"seeds":{deep}}}"#)), INVALID_PARAMS);
+    let call = format!(r#"{{"method":"getSlot","params":{deep}}}"#);
+    assert_eq!(code("osvm-mcp", "solana_rpc_call", call), NETWORK_NOT_GRANTED);
+}
+
+#[test]
 fn what_is_understood_and_wrong_fails_in_the_tool() {
     let fails = |tool: &str, arguments: Value, expected: &str| {
         let (code, message) = call("solana", tool, &arguments).unwrap_err();

@@ -3,7 +3,10 @@
 //! The files in `tests/vectors` say where they come from; `make.py` beside them makes them.
 
 use crate::support::call;
-use osvm_protocol::code::TOOL_FAILED;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use osvm_protocol::code::{INVALID_PARAMS, TOOL_FAILED};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn load(text: &str, list: &str) -> Vec<Value> {
@@ -154,4 +157,39 @@ fn a_wallet_signature_is_of_the_text_itself() {
     let valid = json!({ "valid": true, "publicKey": good["public_key"], "reason": null });
     assert_eq!(check("sign me, please: été"), valid);
     assert_eq!(check("sign me, please: ete")["valid"], false);
+}
+
+/// Changes one byte of one vector and cuts some off its end. What `call` returns fits the schema.
+#[track_caller]
+fn check_changed(
+    tool: &str,
+    argument: &str,
+    good: &[Value],
+    change: (prop::sample::Index, prop::sample::Index, u8, usize),
+) {
+    let (which, at, byte, cut) = change;
+    let mut bytes =
+        STANDARD.decode(good[which.index(good.len())]["base64"].as_str().unwrap()).unwrap();
+    let at = at.index(bytes.len());
+    bytes[at] = byte;
+    bytes.truncate(bytes.len().saturating_sub(cut));
+    for text in [STANDARD.encode(&bytes), bs58::encode(&bytes).into_string()] {
+        if let Err((code, message)) = call("solana", tool, &json!({ argument: text })) {
+            assert!([TOOL_FAILED, INVALID_PARAMS].contains(&code), "{message}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn changed_transactions_are_shown_or_refused(change: (prop::sample::Index, prop::sample::Index, u8), cut in 0..3_usize) {
+        let good = transactions();
+        check_changed("decode_transaction", "transaction", &good, (change.0, change.1, change.2, cut));
+    }
+
+    #[test]
+    fn changed_token_accounts_are_shown_or_refused(change: (prop::sample::Index, prop::sample::Index, u8), cut in 0..3_usize) {
+        let good = token_accounts();
+        check_changed("decode_token_account", "data", &good, (change.0, change.1, change.2, cut));
+    }
 }
