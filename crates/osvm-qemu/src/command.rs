@@ -68,9 +68,12 @@ pub(crate) fn arguments(guest: Guest<'_>) -> Vec<OsString> {
     // ACPI off: the devices are announced on the kernel's command line instead.
     add("-M microvm,acpi=off,pit=off,rtc=off,pcie=off,usb=off,memory-backend=memory".into());
     add(match guest.accelerator {
-        Accelerator::Kvm => "-accel kvm -cpu host".into(),
+        Accelerator::Kvm => "-accel kvm".into(),
         Accelerator::Tcg => format!("-accel tcg,tb-size={TRANSLATION_CACHE_MIB}"),
     });
+    // The same plain processor everywhere: a guest learns nothing of the host's, and needs no more
+    // than long mode and execute-disable. What a KVM may not have is switched off.
+    add("-cpu qemu64,pni=off,svm=off".into());
     add(format!("-m {memory}M -object memory-backend-file,id=memory,size={memory}M,share=on"));
     if let Some(object) = words.last_mut() {
         object.push(format!(",mem-path={}", path(fd::MEMORY)));

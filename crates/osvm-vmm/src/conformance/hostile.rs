@@ -133,8 +133,14 @@ fn rubbish_rings(subject: Subject<'_>) -> Result<(), String> {
     dies(subject, "rubbish_rings", |death| matches!(death, Death::DeviceAbuse { .. }))
 }
 
+/// A hypervisor ends the guest for it, or lets it read what an empty bus reads as.
 fn outside_memory(subject: Subject<'_>) -> Result<(), String> {
-    dies(subject, "outside_memory", |death| matches!(death, Death::OutOfBounds { .. }))
+    const NOTHING: [&str; 2] = ["reads as 0x0", "reads as 0xffffffffffffffff"];
+    dies(subject, "outside_memory", |death| match death {
+        Death::OutOfBounds { .. } => true,
+        Death::Panicked { last_words } => NOTHING.iter().any(|end| last_words.ends_with(end)),
+        _ => false,
+    })
 }
 
 fn hostile(subject: Subject<'_>, behaviour: &str) -> Result<Guest, String> {
