@@ -143,6 +143,8 @@ pub(crate) enum Mcp {
     /// Call one tool: boot a virtual machine, call, destroy it
     #[command(visible_alias = "call")]
     CallTool(CallTool),
+    /// Be one MCP server with all tools, for the client that started osvm
+    Serve(Serve),
     /// List the tools that the images on this host carry
     Tools(Tools),
 }
@@ -166,6 +168,33 @@ pub(crate) struct CallTool {
     pub(crate) arguments: Option<String>,
     /// Print an envelope: result or error, and how the call was isolated
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to serve.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  osvm mcp serve --dry-run
+  osvm mcp serve --servers solana --no-prefix
+  claude mcp add osvm -- osvm mcp serve
+
+A client starts this command and speaks MCP with it over stdin and stdout.")]
+pub(crate) struct Serve {
+    /// Only the tools of these servers
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
+    pub(crate) servers: Option<Vec<String>>,
+    /// Only these tools, each as SERVER/TOOL or by the name that clients see
+    #[arg(long, value_name = "TOOLS", value_delimiter = ',')]
+    pub(crate) tools: Option<Vec<String>>,
+    /// Leave out the server's name where no other tool has the same name
+    #[arg(long)]
+    pub(crate) no_prefix: bool,
+    /// Print what would be served, and under which names
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print it as JSON
+    #[arg(long, requires = "dry_run")]
     pub(crate) json: bool,
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod logs;
 pub(crate) mod ps;
+pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod tools;
 

@@ -54,6 +54,7 @@ fn start(printer: Printer, Cli { mut global, command }: Cli) -> Outcome {
 fn run(context: &Context, command: &Command) -> Outcome {
     match command {
         Command::Mcp(Mcp::CallTool(args)) => command::call_tool::run(context, args),
+        Command::Mcp(Mcp::Serve(args)) => command::serve::run(context, args),
         Command::Mcp(Mcp::Tools(args)) => command::tools::run(context, args),
         Command::Config(command) => command::config::run(context, command),
         Command::Doctor(args) => command::doctor::run(context, args),

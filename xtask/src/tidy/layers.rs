@@ -19,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-firecracker", &["osvm-protocol", "osvm-vmm"]),
     // What runs calls. It never sees a hypervisor.
     ("osvm-runtime", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vmm"]),
+    // The ways to ask for calls.
+    ("osvm-gateway", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     // Inside the guest. Nothing here sees a host crate.
     ("osvm-kernel-core", &["osvm-protocol"]),
     ("unikraft_tool_executor", &["osvm-protocol"]),

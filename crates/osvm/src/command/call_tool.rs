@@ -13,11 +13,8 @@ use crate::cli::CallTool;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::{Interrupt, Signal};
-use osvm_image::LookupError;
 use osvm_protocol::message::RpcError;
-use osvm_runtime::cids::CidError;
 use osvm_runtime::{Answer, CallError, CallId, Cancel, Isolation, Report, ToolCall};
-use osvm_vmm::BootError;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -113,37 +110,6 @@ fn tell(
 fn failure(error: &CallError, signal: Option<Signal>) -> Failure {
     match signal {
         Some(signal) => Failure::new("interrupted", format!("interrupted by {}", signal.name())),
-        None => Failure::from_error(code(error), error, error.hint()),
-    }
-}
-
-/// The word for programs, as listed in `docs/cli.md`. A new error must get one to compile.
-fn code(error: &CallError) -> &'static str {
-    match error {
-        CallError::Denied(_) => "denied",
-        CallError::Image(_) => "image",
-        CallError::Lookup(LookupError::UnknownServer { .. }) => "unknown_server",
-        CallError::Lookup(LookupError::UnknownTool { .. }) => "unknown_tool",
-        CallError::Arguments(_) => "arguments",
-        CallError::Cid(CidError::AllTaken { .. }) => "all_cids_taken",
-        CallError::Cid(
-            CidError::Dir(_)
-            | CidError::Io { .. }
-            | CidError::BadRange { .. }
-            | CidError::Cancelled,
-        ) => "cids",
-        CallError::Log(_) => "log",
-        CallError::Boot(error) => match error {
-            BootError::OpenKvm(_) | BootError::NoBackend { .. } => "kvm",
-            BootError::Program { .. } => "vm_program",
-            BootError::BadImage { .. } => "image",
-            BootError::Unsupported { .. } => "denied",
-            BootError::Host { .. } | BootError::VmProcess { .. } => "boot",
-        },
-        CallError::Connect(_) => "boot",
-        CallError::Deadline { .. } => "timeout",
-        CallError::Cancelled => "interrupted",
-        CallError::Guest(_) => "guest",
-        CallError::Direct(_) => "direct",
+        None => Failure::from_error(error.code(), error, error.hint()),
     }
 }

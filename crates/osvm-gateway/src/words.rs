@@ -1,0 +1,68 @@
+//! What osvm says in its own name, in the types of the official SDK: so its spelling is the
+//! SDK's, in every revision of MCP.
+
+use crate::message::Defect;
+use rmcp::model::{
+    CacheScope, DiscoverResult, ErrorCode, Implementation, InitializeResult, ProtocolVersion,
+    ServerCapabilities, ToolsCapability,
+};
+use std::time::Duration;
+
+/// The rules a request is answered under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Era {
+    /// 2026-07-28: each request says all about itself.
+    Stateless,
+    /// 2025-11-25 and before: `initialize` comes first.
+    Handshake,
+}
+
+/// For how long a client may take the list of tools for true without asking again.
+pub(crate) const FRESH: Duration = Duration::from_secs(60);
+
+/// Told to the model that uses the tools.
+const INSTRUCTIONS: &str = "Each call of these tools runs in a virtual machine that is made for \
+                            it and destroyed afterwards, so nothing is kept between calls. The \
+                            `_meta` of a result says under `osvm/isolation` how it ran.";
+
+/// `result` of `server/discover`.
+pub(crate) fn discovered() -> DiscoverResult {
+    let versions = ProtocolVersion::KNOWN_VERSIONS.to_vec();
+    let mut result = DiscoverResult::new(versions, capabilities()).with_server_info(osvm());
+    result.instructions = Some(INSTRUCTIONS.into());
+    result.ttl_ms = u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX);
+    result.cache_scope = CacheScope::Private;
+    result
+}
+
+/// `result` of `initialize` for a client that asks for version `asked`.
+pub(crate) fn initialized(asked: &str) -> InitializeResult {
+    let known = ProtocolVersion::KNOWN_VERSIONS.iter();
+    let agreed = known.filter(|version| version.has_initialize()).find(|v| v.as_str() == asked);
+    InitializeResult::new(capabilities())
+        .with_protocol_version(agreed.unwrap_or(&ProtocolVersion::LATEST_WITH_INITIALIZE).clone())
+        .with_server_info(osvm())
+        .with_instructions(INSTRUCTIONS)
+}
+
+/// The error for a request in a version that osvm does not speak without a handshake.
+pub(crate) fn unsupported(asked: &str) -> Defect {
+    let supported: Vec<&str> =
+        ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str).collect();
+    let mut defect = Defect::new(
+        ErrorCode::UNSUPPORTED_PROTOCOL_VERSION,
+        "the protocol version in `_meta` is none that requests without a handshake can have",
+    );
+    defect.data = Some(serde_json::json!({ "supported": supported, "requested": asked }));
+    defect
+}
+
+fn capabilities() -> ServerCapabilities {
+    let mut capabilities = ServerCapabilities::default();
+    capabilities.tools = Some(ToolsCapability::default());
+    capabilities
+}
+
+fn osvm() -> Implementation {
+    Implementation::new("osvm", env!("CARGO_PKG_VERSION")).with_title("osvm")
+}
