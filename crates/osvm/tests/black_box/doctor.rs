@@ -24,6 +24,7 @@ calls can run here
 
 "#]]);
     assert!(!home.config_path().exists(), "looking changes nothing");
+    assert_eq!(fs::read_dir(home.path().join("run")).unwrap().count(), 0, "nothing at all");
 }
 
 #[test]

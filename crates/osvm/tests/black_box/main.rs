@@ -10,6 +10,7 @@ mod command_line;
 mod config;
 mod denied;
 mod doctor;
+mod hostile;
 mod output;
 mod tools;
 mod unikernel;

@@ -199,7 +199,8 @@ impl Home {
     /// Checks that nothing of any call is left: no process, no CID, no socket, no file but logs.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
-        assert_eq!(self.processes(), [0; 0], "processes that hold files of this home");
+        let processes = self.processes();
+        assert!(processes.is_empty(), "processes that hold files of this home: {processes:?}");
         let ps = self.osvm(["ps", "--json"]).output().unwrap();
         assert_eq!(String::from_utf8(ps.stdout).unwrap(), "[]\n", "VMs that hold a CID");
         let mut files = Vec::new();
@@ -209,7 +210,7 @@ impl Home {
             file.ends_with("run/osvm/cids") || file.extension().is_some_and(|end| end == "log")
         };
         files.retain(|file| !expected(file));
-        assert_eq!(files, [PathBuf::new(); 0], "files that only a running call needs");
+        assert!(files.is_empty(), "files that only a running call needs: {files:?}");
     }
 
     /// Waits until the VM process of a call that was started meanwhile is there.

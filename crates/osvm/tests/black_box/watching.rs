@@ -1,7 +1,7 @@
 //! `ps`, `status` and `logs`: before, during and after a call.
 
-use crate::support::Home;
-use serde_json::Value;
+use crate::support::{Home, eventually};
+use serde_json::{Value, json};
 use snapbox::str;
 
 #[test]
@@ -24,19 +24,37 @@ fn a_running_vm_is_listed_and_gone_when_its_osvm_is_killed() {
     home.use_hostile("spin", 30);
     let mut osvm = home.spawn(&["mcp", "call", "system", "echo", r#"{"text":"hi"}"#]);
     let vm_pid = home.wait_for_vm();
-    let ps = home.osvm(["ps", "--json"]).output().unwrap();
-    let ps: Value = serde_json::from_slice(&ps.stdout).unwrap();
+    // A VM is listed once it has booted, which is a little after its process is there.
+    let ps = eventually("`osvm ps` to list it", || {
+        let ps = home.osvm(["ps", "--json"]).output().unwrap();
+        let ps: Value = serde_json::from_slice(&ps.stdout).unwrap();
+        (ps != json!([])).then_some(ps)
+    });
     assert_eq!(ps[0]["cid"], 200);
     assert_eq!(ps[0]["vm_pid"], vm_pid);
     assert_eq!(ps[0]["osvm_pid"], osvm.id());
     assert_eq!(ps[0]["tool"], "system/echo");
-    home.osvm(["ps"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
-    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+    home.osvm(["ps"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+CID  VM PID  OSVM PID  UP[..]TOOL         CALL
+200  [..]  system/echo  [..]
+
+"#]]);
+    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+OSVM: 0μVMs 1uK • system(uK:cfg) • net:none • up:[..]s
+
+"#]]);
     osvm.kill().unwrap();
     osvm.wait().unwrap();
     home.assert_nothing_left();
-    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
-    home.osvm(["logs"]).assert().code(0).stderr_eq("").stdout_eq(str![]);
+    home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+OSVM: 0μVMs 0uK • system(uK:cfg) • net:none • up:0s
+
+"#]]);
+    home.osvm(["logs"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+CALL                        STARTED                   CID  TOOL         OUTCOME
+[..]  [..]  200  system/echo  killed
+
+"#]]);
 }
 
 #[test]
