@@ -156,6 +156,10 @@ impl Machine for FirecrackerMachine {
             (None, None, Some(0)) => Death::TripleFault,
             (None, None, code) => {
                 let (code, log) = (code.unwrap_or_default(), self.log_tail());
+                // Its words where KVM tells it of the shutdown instead of a system event.
+                if log.contains("vcpu run: Shutdown") {
+                    return Death::TripleFault;
+                }
                 let report = self.process.report();
                 Death::VmmFailed {
                     reason: format!("Firecracker exited with {code}: {log}{report}"),
