@@ -1,58 +1,173 @@
 //! Chooses the hypervisor. The one place that names backends.
+//!
+//! Programs are looked for when a guest is booted and not before, because a program that is
+//! missing is a reason to deny isolation, not to refuse every command.
+
+mod auto;
 
 use crate::cli::BackendName;
-use crate::failure::Failure;
 use crate::vm_program;
+use auto::Kvm;
+use osvm_firecracker::FirecrackerBackend;
 use osvm_kvm::KvmBackend;
-use osvm_policy::BackendChoice;
+use osvm_policy::{BackendChoice, Config};
+use osvm_qemu::{Accelerator, QemuBackend};
+use osvm_runtime::Dirs;
 use osvm_vmm::{Backend, BootError, Machine, MachineSpec};
-use std::sync::Arc;
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Overrides where Firecracker is.
+const FIRECRACKER: &str = "OSVM_FIRECRACKER";
+
+/// Name of the program that locks Firecracker in, which comes with it.
+const JAILER: &str = "jailer";
+
+/// A backend, and why it is this one.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The backend.
+    pub(crate) backend: Arc<dyn Backend>,
+    /// Why, as half a sentence.
+    pub(crate) reason: String,
+}
 
 /// The backend that the command line names, else the one the config names.
-pub(crate) fn choose(
-    flag: Option<BackendName>,
-    config: BackendChoice,
-) -> Result<Arc<dyn Backend>, Failure> {
-    let choice = match flag {
-        None => config,
-        Some(BackendName::Auto) => BackendChoice::Auto,
-        Some(BackendName::Kvm) => BackendChoice::Kvm,
-        Some(BackendName::Qemu) => BackendChoice::Qemu,
-        Some(BackendName::Firecracker) => BackendChoice::Firecracker,
+pub(crate) fn choose(flag: Option<BackendName>, config: &Config, dirs: &Dirs) -> Chosen {
+    let (choice, by) = match flag {
+        None => (config.backend(), "the config says so"),
+        Some(BackendName::Auto) => (BackendChoice::Auto, "asked for"),
+        Some(BackendName::Kvm) => (BackendChoice::Kvm, "asked for"),
+        Some(BackendName::Qemu) => (BackendChoice::Qemu, "asked for"),
+        Some(BackendName::Firecracker) => (BackendChoice::Firecracker, "asked for"),
     };
-    match choice {
-        BackendChoice::Auto | BackendChoice::Kvm => Ok(Arc::new(Embedded)),
-        BackendChoice::Qemu => Err(absent("qemu")),
-        BackendChoice::Firecracker => Err(absent("firecracker")),
+    let (backend, reason) = match choice {
+        BackendChoice::Auto => automatic(dirs),
+        BackendChoice::Kvm => (kvm(), by.into()),
+        BackendChoice::Qemu => {
+            let hardware = matches!(auto::kvm(dirs), Kvm::Hardware);
+            (qemu(if hardware { Accelerator::Kvm } else { Accelerator::Tcg }), by.into())
+        }
+        BackendChoice::Firecracker => {
+            let path = config.firecracker().map(PathBuf::from);
+            (firecracker(path, dirs.run.clone()), by.into())
+        }
+    };
+    Chosen { backend: Arc::new(backend), reason }
+}
+
+fn automatic(dirs: &Dirs) -> (Late, String) {
+    match (auto::kvm(dirs), qemu_program()) {
+        (Kvm::Hardware, _) => (kvm(), "this host's KVM runs guests on the processor".into()),
+        (Kvm::Interpreted, Some(_)) => {
+            let reason = "this host's KVM interprets guests, and QEMU translates them faster";
+            (qemu(Accelerator::Tcg), reason.into())
+        }
+        (Kvm::Interpreted, None) => {
+            let reason = "this host's KVM interprets guests; QEMU would be faster for most tools, \
+                          and is not installed";
+            (kvm(), reason.into())
+        }
+        (Kvm::Unusable(why), Some(_)) => {
+            (qemu(Accelerator::Tcg), format!("{why}, and QEMU needs none"))
+        }
+        (Kvm::Unusable(why), None) => {
+            let reason = format!("{why}, and QEMU is not installed");
+            let why = reason.clone();
+            let none = move || Err(BootError::NoBackend { why: why.clone(), fix: osvm_qemu::FIX });
+            (Late::new("none", none), reason)
+        }
     }
 }
 
-fn absent(name: &str) -> Failure {
-    Failure::new("backend", format!("backend `{name}` is not part of this build"))
-        .hint("use `--backend kvm`")
+fn kvm() -> Late {
+    Late::new("kvm", || Ok(Box::new(KvmBackend::new(vm_program::find()?))))
 }
 
-/// The embedded VMM. Its program is looked for when a guest is booted and not before, because a
-/// program that is missing is a reason to deny isolation, not to refuse every command.
-#[derive(Debug)]
-struct Embedded;
+fn qemu(accelerator: Accelerator) -> Late {
+    let name = match accelerator {
+        Accelerator::Kvm => "qemu-kvm",
+        Accelerator::Tcg => "qemu-tcg",
+    };
+    Late::new(name, move || {
+        let program = qemu_program().ok_or_else(|| BootError::Program {
+            program: osvm_qemu::PROGRAM.into(),
+            source: io::ErrorKind::NotFound.into(),
+            fix: osvm_qemu::FIX,
+        })?;
+        Ok(Box::new(QemuBackend::new(program, vm_program::find()?, accelerator, true)))
+    })
+}
 
-impl Embedded {
-    fn backend() -> Result<KvmBackend, BootError> {
-        Ok(KvmBackend::new(vm_program::find()?))
+fn firecracker(path: Option<PathBuf>, runtime_dir: PathBuf) -> Late {
+    Late::new("firecracker", move || {
+        let program = firecracker_program(path.as_deref()).ok_or_else(|| BootError::Program {
+            program: osvm_firecracker::PROGRAM.into(),
+            source: io::ErrorKind::NotFound.into(),
+            fix: osvm_firecracker::FIX,
+        })?;
+        let guard = vm_program::find()?;
+        let jailer = program.with_file_name(JAILER);
+        let backend = FirecrackerBackend::new(program, guard, runtime_dir.clone());
+        // The jailer needs root, and then there is no reason to do without it.
+        let jailed = rustix::process::geteuid().is_root() && jailer.exists();
+        Ok(Box::new(if jailed { backend.with_jailer(jailer) } else { backend }))
+    })
+}
+
+/// QEMU on this host.
+pub(crate) fn qemu_program() -> Option<PathBuf> {
+    which::which(osvm_qemu::PROGRAM).ok()
+}
+
+/// Firecracker on this host: named by the environment, by the config as `path`, or on `PATH`.
+pub(crate) fn firecracker_program(path: Option<&Path>) -> Option<PathBuf> {
+    let named = env::var_os(FIRECRACKER).map(PathBuf::from).or_else(|| Some(path?.into()));
+    named.or_else(|| which::which(osvm_firecracker::PROGRAM).ok())
+}
+
+/// A backend that is put together when it is first needed, and again if that failed.
+struct Late {
+    name: &'static str,
+    make: Box<dyn Fn() -> Result<Box<dyn Backend>, BootError> + Send + Sync>,
+    made: OnceLock<Box<dyn Backend>>,
+}
+
+impl Late {
+    fn new(
+        name: &'static str,
+        make: impl Fn() -> Result<Box<dyn Backend>, BootError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, make: Box::new(make), made: OnceLock::new() }
+    }
+
+    fn backend(&self) -> Result<&dyn Backend, BootError> {
+        if let Some(made) = self.made.get() {
+            return Ok(&**made);
+        }
+        let made = (self.make)()?;
+        Ok(&**self.made.get_or_init(|| made))
     }
 }
 
-impl Backend for Embedded {
+impl std::fmt::Debug for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Late").field(&self.name).finish()
+    }
+}
+
+impl Backend for Late {
     fn name(&self) -> &'static str {
-        "kvm"
+        self.name
     }
 
     fn probe(&self) -> Result<(), BootError> {
-        Self::backend()?.probe()
+        self.backend()?.probe()
     }
 
     fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
-        Self::backend()?.boot(spec)
+        self.backend()?.boot(spec)
     }
 }

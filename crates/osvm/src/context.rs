@@ -2,7 +2,7 @@
 //!
 //! Nothing is read before a command asks for it, because reading it is on the way of every call.
 
-use crate::backend;
+use crate::backend::{self, Chosen};
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -66,9 +66,11 @@ impl Context {
 
     /// What runs calls, as `config` and the flags say.
     pub(crate) fn runtime(&self, config: Config, env: &Env) -> Result<Runtime, Failure> {
-        let backend = backend::choose(self.global.backend, config.backend())?;
+        let dirs = self.dirs(env);
+        let Chosen { backend, reason } = backend::choose(self.global.backend, &config, &dirs);
+        debug!(backend = backend.name(), reason, "backend chosen");
         let host = Arc::new(NoHostServices);
-        Ok(Runtime::new(Parts { config, backend, host, dirs: self.dirs(env), cids: EPHEMERAL }))
+        Ok(Runtime::new(Parts { config, backend, host, dirs, cids: EPHEMERAL }))
     }
 
     /// The image store that `config` names.

@@ -2,7 +2,7 @@
 
 use super::leftovers;
 use super::{Check, State};
-use crate::backend;
+use crate::backend::{self, Chosen};
 use crate::context::{Context, cases};
 use crate::failure::Failure;
 use crate::vm_program;
@@ -14,7 +14,7 @@ use osvm_runtime::cids::{Cids, Holder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How an image gets into the store.
 const INSTALL: &str = "scripts/build-unikraft-tool-executor.sh";
@@ -22,13 +22,18 @@ const INSTALL: &str = "scripts/build-unikraft-tool-executor.sh";
 /// Looks at everything.
 pub(super) fn all(context: &Context) -> Vec<Check> {
     let mut checks = vec![kvm(), program(), vsock()];
+    checks.extend(programs());
     match context.env() {
         Ok(env) => {
             let (check, config) = config(context, &env);
             checks.push(check);
             match config {
                 Some(config) => {
-                    checks.push(backend(context, &config));
+                    let backend = backend(context, &config, &env);
+                    if backend.state == State::Ok {
+                        do_without_kvm(&mut checks);
+                    }
+                    checks.push(backend);
                     checks.extend(images(context, &config));
                 }
                 None => checks.push(Check::new(
@@ -71,6 +76,14 @@ fn kvm() -> Check {
             let failure = Failure::from_error("kvm", &error, Some(kvm_fix(&error)));
             failed("kvm", &failure).fact("kvm", kind)
         }
+    }
+}
+
+/// A KVM that can't be used keeps no call from running while the backend does without it.
+fn do_without_kvm(checks: &mut [Check]) {
+    let failed = |check: &&mut Check| check.name == "kvm" && check.state == State::Fail;
+    if let Some(kvm) = checks.iter_mut().find(failed) {
+        kvm.state = State::Warn;
     }
 }
 
@@ -143,13 +156,31 @@ fn config(context: &Context, env: &Env) -> (Check, Option<Config>) {
     }
 }
 
-fn backend(context: &Context, config: &Config) -> Check {
-    match backend::choose(context.global.backend, config.backend()) {
-        Ok(backend) => {
-            Check::new("backend", State::Ok, backend.name()).fact("backend", backend.name())
+/// Which backend a call would use, why, and whether it works.
+fn backend(context: &Context, config: &Config, env: &Env) -> Check {
+    let dirs = context.dirs(env);
+    let Chosen { backend, reason } = backend::choose(context.global.backend, config, &dirs);
+    let name = backend.name();
+    let check = match backend.probe() {
+        Ok(()) => Check::new("backend", State::Ok, format!("{name}: {reason}")),
+        Err(error) => failed("backend", &Failure::from_error("backend", &error, error.hint())),
+    };
+    check.fact("backend", name).fact("reason", reason)
+}
+
+/// The hypervisors that osvm runs as child processes. Neither has to be here.
+fn programs() -> [Check; 2] {
+    let check = |name, program: Option<PathBuf>, fix: &str| match program {
+        Some(path) => {
+            let path = path.display().to_string();
+            Check::new(name, State::Ok, path.clone()).fact("path", path)
         }
-        Err(failure) => failed("backend", &failure),
-    }
+        None => Check::new(name, State::Skipped, "not installed").fix(fix),
+    };
+    [
+        check("qemu", backend::qemu_program(), osvm_qemu::FIX),
+        check("firecracker", backend::firecracker_program(None), osvm_firecracker::FIX),
+    ]
 }
 
 /// One check for each image that a call can need, and for each other one in the store.
