@@ -153,14 +153,26 @@ fn qemu_that_is_not_installed_is_named_with_the_way_to_get_it() {
     let home = Home::new();
     // An empty PATH has none.
     let call = home.osvm(ECHO).env("OSVM_BACKEND", "qemu").env("PATH", home.path());
-    call.assert().code(2).stdout_eq("").stderr_eq(str![]);
+    call.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: cannot run `qemu-system-x86_64`
+  caused by: entity not found
+
+hint: install it with `sudo apt-get install --no-install-recommends qemu-system-x86`
+
+"#]]);
 }
 
 #[test]
 fn firecracker_that_is_not_installed_is_named_with_the_way_to_get_it() {
     let home = Home::new();
     let call = home.osvm(ECHO).env("OSVM_BACKEND", "firecracker").env("PATH", home.path());
-    call.assert().code(2).stdout_eq("").stderr_eq(str![]);
+    call.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: cannot run `firecracker`
+  caused by: entity not found
+
+hint: put a release of Firecracker on `PATH`, or name it by `OSVM_FIRECRACKER`
+
+"#]]);
 }
 
 #[test]

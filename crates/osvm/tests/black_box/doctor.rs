@@ -11,14 +11,18 @@ use std::process::{Command, Stdio};
 fn on_a_host_where_calls_run_every_check_is_ok() {
     let home = Home::new();
     home.osvm(["doctor"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-ok    kvm         [..]
-ok    vm program  [..]/osvm-vm
-ok    vsock       osvm brings its own device[..]
-ok    config      [HOME]/.config/osvm/isolation_config.json, to be written by the first call
-ok    backend     kvm
-ok    image       `unikraft_tool_executor` sha256:[..]
-ok    cids        100 of 100 free (200 to 299)
-ok    leftovers   none
+ok    kvm          [..]
+ok    vm program   [..]/osvm-vm
+ok    vsock        osvm brings its own device[..]
+-     qemu         not installed
+                   fix: install it with `sudo apt-get install --no-install-recommends qemu-system-x86`
+-     firecracker  not installed
+                   fix: put a release of Firecracker on `PATH`, or name it by `OSVM_FIRECRACKER`
+ok    config       [HOME]/.config/osvm/isolation_config.json, to be written by the first call
+ok    backend      kvm: asked for
+ok    image        `unikraft_tool_executor` sha256:[..]
+ok    cids         100 of 100 free (200 to 299)
+ok    leftovers    none
 
 calls can run here
 
