@@ -199,15 +199,19 @@ impl Home {
     /// Checks that nothing of any call is left: no process, no CID, no socket, no file but logs.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
-        let processes = self.processes();
-        assert!(processes.is_empty(), "processes that hold files of this home: {processes:?}");
+        // A VM process whose osvm was killed has its SIGKILL already, and needs a moment to go.
+        eventually("no process that holds files of this home", || {
+            self.processes().is_empty().then_some(())
+        });
         let ps = self.osvm(["ps", "--json"]).output().unwrap();
         assert_eq!(String::from_utf8(ps.stdout).unwrap(), "[]\n", "VMs that hold a CID");
         let mut files = Vec::new();
         list(&self.path().join("run"), &mut files);
         list(&self.path().join(".local/state"), &mut files);
         let expected = |file: &PathBuf| {
-            file.ends_with("run/osvm/cids") || file.extension().is_some_and(|end| end == "log")
+            let kept = ["run/osvm/cids", "run/osvm/kvm.json"];
+            kept.iter().any(|name| file.ends_with(name))
+                || file.extension().is_some_and(|end| end == "log")
         };
         files.retain(|file| !expected(file));
         assert!(files.is_empty(), "files that only a running call needs: {files:?}");
@@ -223,6 +227,12 @@ impl Home {
             self.processes().into_iter().find(is_vm)
         })
     }
+}
+
+/// Waits for the end of a VM process whose osvm was killed: the kernel ends it a moment later.
+pub(crate) fn wait_for_end_of(vm_pid: u32) {
+    let process = PathBuf::from(format!("/proc/{vm_pid}"));
+    eventually("the VM process to end", || (!process.exists()).then_some(()));
 }
 
 /// All files below a directory, which need not exist.
