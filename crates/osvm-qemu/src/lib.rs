@@ -37,7 +37,7 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What installs it on Debian and its descendants.
 pub const FIX: &str =
-    "install it with `sudo apt-get install --no-install-recommends qemu-system-x86`";
+    "install QEMU with `sudo apt-get install --no-install-recommends qemu-system-x86`";
 
 /// Boots guests under QEMU.
 #[derive(Clone, Debug)]

@@ -157,7 +157,7 @@ fn qemu_that_is_not_installed_is_named_with_the_way_to_get_it() {
 error: cannot run `qemu-system-x86_64`
   caused by: entity not found
 
-hint: install it with `sudo apt-get install --no-install-recommends qemu-system-x86`
+hint: install QEMU with `sudo apt-get install --no-install-recommends qemu-system-x86`
 
 "#]]);
 }

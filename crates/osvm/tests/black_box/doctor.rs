@@ -15,7 +15,7 @@ ok    kvm          [..]
 ok    vm program   [..]/osvm-vm
 ok    vsock        osvm brings its own device[..]
 -     qemu         not installed
-                   fix: install it with `sudo apt-get install --no-install-recommends qemu-system-x86`
+                   fix: install QEMU with `sudo apt-get install --no-install-recommends qemu-system-x86`
 -     firecracker  not installed
                    fix: put a release of Firecracker on `PATH`, or name it by `OSVM_FIRECRACKER`
 ok    config       [HOME]/.config/osvm/isolation_config.json, to be written by the first call
