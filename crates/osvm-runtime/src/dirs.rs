@@ -77,7 +77,11 @@ impl DirError {
 /// Makes `path` if it is not there, with mode 0700, and checks that it is the user's own.
 ///
 /// Returns the open directory, so that what was checked is what is used.
-pub(crate) fn private(path: &Path) -> Result<File, DirError> {
+///
+/// # Errors
+///
+/// [`DirError`] when it can't be made, or is not the user's own.
+pub fn private(path: &Path) -> Result<File, DirError> {
     let io = |source| DirError::Io { path: path.into(), source };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);

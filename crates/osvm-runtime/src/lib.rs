@@ -47,7 +47,7 @@ mod wire;
 pub use call::{Parts, Remains, Runtime, Session, ToolCall};
 pub use cancel::Cancel;
 pub use direct::DirectError;
-pub use dirs::{DirError, Dirs};
+pub use dirs::{DirError, Dirs, private as private_dir};
 pub use error::{CallError, Denial, EndCause, GuestFault, Phase};
 pub use exchange::Answer;
 pub use host::{HostRequest, HostServices, NoHostServices};

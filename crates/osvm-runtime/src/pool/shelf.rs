@@ -142,9 +142,11 @@ impl Shelves {
             let kept = recipes.iter().find(|recipe| recipe.key == shelf.recipe.key);
             shelf.wanted = if kept.is_some() { wanted } else { 0 };
             if let Some(recipe) = kept {
+                if !Arc::ptr_eq(&shelf.recipe.backend, &recipe.backend) {
+                    // What failed under another config may work under this one.
+                    shelf.retry = Retry::default();
+                }
                 shelf.recipe = Arc::clone(recipe);
-                // What failed for another config may work for this one.
-                shelf.retry = Retry::default();
             }
             let (memory_mb, keep) = (shelf.memory_mb(), shelf.wanted as usize);
             let too_many = shelf.spares.len().saturating_sub(keep);

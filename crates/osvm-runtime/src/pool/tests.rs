@@ -1,3 +1,5 @@
+//! The pool on fake guests: who gets which guest, and that nothing is left.
+
 use super::*;
 use crate::host::NoHostServices;
 use crate::report::as_millis;

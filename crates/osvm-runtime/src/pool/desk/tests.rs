@@ -1,3 +1,5 @@
+//! The desk: limits, order and turns, whatever happens.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
