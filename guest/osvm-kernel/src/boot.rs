@@ -102,7 +102,7 @@ fn boot(entry: Entry) -> Guest {
         }
     }
     let Some((device, irq)) = search.vsock else {
-        die(format_args!("no virtio-vsock device among {}", search.devices.len()));
+        die(format_args!("no virtio-vsock device found, only {} others", search.devices.len()));
     };
     let idle = if halt_is_exit { Idle::HaltIsExit } else { Idle::Unprepared(irq) };
     Guest {

@@ -123,7 +123,8 @@ impl Default for Ring {
 
 /// The address a device reaches `value` by: the kernel maps all memory one to one.
 pub fn address_of<T: ?Sized>(value: &T) -> u64 {
-    ptr::from_ref(value).addr() as u64
+    // Exposed, because the device will read and write through this address.
+    ptr::from_ref(value).cast::<()>().expose_provenance() as u64
 }
 
 /// Memory the device is to read or to write.

@@ -88,7 +88,8 @@ pub trait Platform {
     /// Copies `out.len()` bytes from offset `at` of receive buffer `buffer`. What lies outside of
     /// the buffer is not copied.
     fn rx_copy(&self, buffer: u16, at: usize, out: &mut [u8]);
-    /// The address at which the device can read `bytes` until the guest next waits or returns.
+    /// The address at which the device can read `bytes`. The driver keeps them borrowed until the
+    /// device has given them back.
     fn lend(&self, bytes: &[u8]) -> u64;
     /// Whether [`Platform::wait`] is woken by the device's interrupt, which then has to be
     /// acknowledged.
