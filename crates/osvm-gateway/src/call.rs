@@ -94,7 +94,7 @@ impl Call {
     }
 
     fn run(self, gateway: &Gateway, outlet: &Outlet) {
-        let Self { flight, planned, era, progress } = self;
+        let Self { mut flight, planned, era, progress } = self;
         if let Some(token) = &progress {
             let starting = Progress::starting(token, &planned);
             outlet.send(|| flight.may_speak(), &starting);
@@ -103,7 +103,8 @@ impl Call {
         // The request is not needed any more, and may be as long as the answer.
         drop(planned);
         let result = CallResult::of(&report, era);
-        outlet.send(|| flight.may_speak(), &Response::new(flight.id(), result));
+        let id = flight.id().clone();
+        outlet.send(|| flight.last_word(), &Response::new(&id, result));
     }
 }
 

@@ -1,12 +1,13 @@
 //! Calls on their way: which ids they have, how to end them, how many there may be.
 //!
 //! ```text
-//! take_off ──▶ may_speak = true ──▶ land
-//!                 │ cancel             ▲
-//!                 └─▶ false, guest killed
+//! take_off ──▶ may_speak = true ──▶ last_word = true ──▶ dropped
+//!                 │ cancel                                  ▲
+//!                 └─▶ both false, guest killed ─────────────┘
 //! ```
 //!
-//! A call keeps its id and its place until it has landed, cancelled or not.
+//! A call keeps its place until it is dropped, cancelled or not. Its id is free again just before
+//! its answer is written: a client may use it anew as soon as it has the answer.
 
 use osvm_protocol::message::Id;
 use osvm_runtime::Cancel;
@@ -32,13 +33,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    calls: HashMap<Id<'static>, Call>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Call {
-    cancel: Cancel,
+    /// Those whose answer is still to come.
+    calls: HashMap<Id<'static>, Cancel>,
+    /// All that have not been dropped.
+    flying: usize,
+    /// Bytes of their requests.
     bytes: usize,
 }
 
@@ -57,6 +56,8 @@ pub(crate) struct Flight {
     flights: Flights,
     id: Id<'static>,
     cancel: Cancel,
+    bytes: usize,
+    has_id: bool,
 }
 
 impl Flights {
@@ -66,19 +67,20 @@ impl Flights {
         if state.calls.contains_key(&id) {
             return Err(Refused::SameId);
         }
-        if MAX_CALLS <= state.calls.len() || MAX_BYTES < state.bytes.saturating_add(bytes) {
+        if MAX_CALLS <= state.flying || MAX_BYTES < state.bytes.saturating_add(bytes) {
             return Err(Refused::Busy);
         }
         let cancel = Cancel::default();
         state.bytes += bytes;
-        state.calls.insert(id.clone(), Call { cancel: cancel.clone(), bytes });
-        Ok(Flight { flights: self.clone(), id, cancel })
+        state.flying += 1;
+        state.calls.insert(id.clone(), cancel.clone());
+        Ok(Flight { flights: self.clone(), id, cancel, bytes, has_id: true })
     }
 
     /// Ends a call, if there is one with this id.
     pub(crate) fn cancel(&self, id: &Id<'_>) {
         // Out of the lock: it has to be free for the call to land.
-        let cancel = self.lock().calls.get(id).map(|call| call.cancel.clone());
+        let cancel = self.lock().calls.get(id).cloned();
         if let Some(cancel) = cancel {
             cancel.cancel();
         }
@@ -86,17 +88,16 @@ impl Flights {
 
     /// Ends all calls.
     pub(crate) fn cancel_all(&self) {
-        let cancels: Vec<Cancel> =
-            self.lock().calls.values().map(|call| call.cancel.clone()).collect();
+        let cancels: Vec<Cancel> = self.lock().calls.values().cloned().collect();
         cancels.iter().for_each(Cancel::cancel);
     }
 
     /// Waits until all calls have landed; `false` when `patience` was not enough.
     pub(crate) fn wait(&self, patience: Duration) -> bool {
         let state = self.lock();
-        let waited = self.0.landed.wait_timeout_while(state, patience, |s| !s.calls.is_empty());
+        let waited = self.0.landed.wait_timeout_while(state, patience, |state| state.flying > 0);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.calls.is_empty()
+        state.flying == 0
     }
 
     // Each change is complete before anything could panic.
@@ -116,6 +117,18 @@ impl Flight {
         &self.cancel
     }
 
+    /// Whether the answer may be written, which then is the last that is heard of it.
+    pub(crate) fn last_word(&mut self) -> bool {
+        self.give_back_id();
+        self.may_speak()
+    }
+
+    fn give_back_id(&mut self) {
+        if std::mem::take(&mut self.has_id) {
+            self.flights.lock().calls.remove(&self.id);
+        }
+    }
+
     /// Whether the client still wants to hear of it.
     pub(crate) fn may_speak(&self) -> bool {
         !self.cancel.is_cancelled()
@@ -124,10 +137,11 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.give_back_id();
         let mut state = self.flights.lock();
-        if let Some(call) = state.calls.remove(&self.id) {
-            state.bytes = state.bytes.saturating_sub(call.bytes);
-        }
+        state.flying = state.flying.saturating_sub(1);
+        state.bytes = state.bytes.saturating_sub(self.bytes);
+        drop(state);
         self.flights.0.landed.notify_all();
     }
 }
@@ -148,6 +162,18 @@ mod tests {
         drop(flight);
         assert!(flights.wait(AT_ONCE));
         assert!(flights.take_off(Id::Number(1), 1).is_ok());
+    }
+
+    #[test]
+    fn an_id_may_be_used_anew_by_whom_has_the_answer() {
+        let flights = Flights::default();
+        let mut first = flights.take_off(Id::Number(1), 1).unwrap();
+        assert!(first.last_word());
+        let mut second = flights.take_off(Id::Number(1), 1).unwrap();
+        drop(first);
+        assert_eq!(flights.take_off(Id::Number(1), 1).unwrap_err(), Refused::SameId);
+        flights.cancel(&Id::Number(1));
+        assert!(!second.last_word());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One program, so that it links once. `cargo test unikernel` runs the module of that name.
 #![cfg(test)]
 
+mod client;
 mod support;
 
 mod arguments;
@@ -12,6 +13,8 @@ mod denied;
 mod doctor;
 mod hostile;
 mod output;
+mod serve;
+mod serve_abuse;
 mod tools;
 mod unikernel;
 mod watching;
