@@ -226,16 +226,33 @@ impl Cids {
             return Ok(Vec::new());
         }
         let file = self.open()?;
-        let mut holders = Vec::new();
-        for cid in self.range.clone().filter_map(|raw| Cid::new(raw).ok()) {
-            let mut lock = region(cid);
-            fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))
-                .map_err(|error| self.io(error.into()))?;
-            if i32::from(lock.l_type) != libc::F_UNLCK {
-                holders.push(Record::read(&file, cid).into_holder(cid));
+        let taken = self.taken(&file)?;
+        let holder = |cid| Record::read(&file, cid).into_holder(cid);
+        Ok(taken.into_iter().map(holder).collect())
+    }
+
+    /// The CIDs of the range that are locked, in order. Asks about stretches of the file, because
+    /// a range may be long and mostly free.
+    fn taken(&self, file: &File) -> Result<Vec<Cid>, CidError> {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let (first, last) = (first.max(Cid::MIN.get()), last.min(Cid::MAX.get()));
+        let mut stretches = vec![(first <= last).then_some((first, last))];
+        let mut taken = Vec::new();
+        while let Some(stretch) = stretches.pop() {
+            let Some((first, last)) = stretch else { continue };
+            let mut lock = stretch_lock(first, last);
+            fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(|error| self.io(error.into()))?;
+            if lock.l_type == libc::F_UNLCK as libc::c_short {
+                continue;
             }
+            let (from, to) = record::covered(lock.l_start, lock.l_len);
+            let (from, to) = (from.clamp(first, last), to.clamp(first, last));
+            taken.extend((from..=to).filter_map(|raw| Cid::new(raw).ok()));
+            stretches.push((first < from).then(|| (first, from - 1)));
+            stretches.push((to < last).then(|| (to + 1, last)));
         }
-        Ok(holders)
+        taken.sort_unstable();
+        Ok(taken)
     }
 
     fn lock_one(&self, file: &File) -> Result<Option<Cid>, CidError> {
@@ -299,13 +316,19 @@ impl Lease {
 }
 
 /// The bytes that stand for a CID.
-#[expect(clippy::cast_possible_truncation, reason = "F_WRLCK is 1 and SEEK_SET is 0")]
 fn region(cid: Cid) -> libc::flock {
+    stretch_lock(cid.get(), cid.get())
+}
+
+/// The bytes that stand for some CIDs, one after the other.
+#[expect(clippy::cast_possible_truncation, reason = "F_WRLCK is 1 and SEEK_SET is 0")]
+fn stretch_lock(first: u32, last: u32) -> libc::flock {
+    let count = i64::from(last.saturating_sub(first)) + 1;
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: i64::try_from(record::offset(cid)).unwrap_or(i64::MAX),
-        l_len: record::LEN as i64,
+        l_start: i64::from(first) * record::LEN as i64,
+        l_len: count * record::LEN as i64,
         l_pid: 0,
     }
 }

@@ -21,6 +21,8 @@ pub struct Status {
     pub micro_vms: usize,
     /// Unikernels that run now.
     pub unikernels: usize,
+    /// Those of them that are unused: booted, and waiting for a call.
+    pub idle: usize,
     /// Why the newest call could not be isolated, if it could not.
     pub isolation_failure: Option<String>,
     /// The servers of the isolation config.
@@ -81,9 +83,11 @@ impl Runtime {
     ///
     /// [`StatusError`]: what can't be counted is not shown as none.
     pub fn status(&self, up: Duration) -> Result<Status, StatusError> {
+        let unikernels = self.cids().list()?;
         Ok(Status {
             micro_vms: running(&self.micro_vms()?),
-            unikernels: running(&self.cids().list()?),
+            unikernels: running(&unikernels),
+            idle: unikernels.iter().filter(|guest| guest.idle && guest.vm_pid.is_some()).count(),
             isolation_failure: self.last_isolation_failure()?,
             servers: places(self.config()),
             network: "none",
@@ -190,6 +194,7 @@ mod tests {
         Status {
             micro_vms: 0,
             unikernels: 2,
+            idle: 1,
             isolation_failure: None,
             servers: vec![
                 ServerPlace { name: "osvm-mcp".into(), places: vec![Place::Unikernel] },

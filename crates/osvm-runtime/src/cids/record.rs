@@ -24,6 +24,13 @@ pub(super) fn offset(cid: Cid) -> u64 {
     u64::from(cid.get()) * LEN as u64
 }
 
+/// The CIDs that a lock covers. A length of 0 goes on to the end of all files: fcntl(2).
+pub(super) fn covered(start: i64, len: i64) -> (u32, u32) {
+    let cid = |byte: i64| u32::try_from(byte / LEN as i64).unwrap_or(u32::MAX);
+    let last = if len == 0 { u32::MAX } else { cid(start.saturating_add(len) - 1) };
+    (cid(start), last)
+}
+
 /// Stands where the call id does, for a guest that has none yet.
 const IDLE: &str = "idle";
 

@@ -169,6 +169,21 @@ fn many_holders_are_summed_up_largest_first() {
 }
 
 #[test]
+fn a_long_range_lists_its_few_holders_in_order() {
+    let (dir, _) = bench(200..=200);
+    let take = |range: RangeInclusive<u32>| {
+        let cids = Cids::new(dir.path(), range);
+        cids.take(claim(), Instant::now(), &Cancel::default()).unwrap()
+    };
+    let held = [take(40_000..=40_000), take(200..=300), take(200..=300), take(65_535..=65_535)];
+    let all = Cids::new(dir.path(), 0..=65_535);
+    let listed: Vec<u32> = all.list().unwrap().iter().map(|holder| holder.cid.get()).collect();
+    assert_eq!(listed, [200, 201, 40_000, 65_535]);
+    drop(held);
+    assert_eq!(all.list().unwrap(), []);
+}
+
+#[test]
 fn processes_that_race_never_share_a_cid() {
     let (dir, cids) = bench(200..=239);
     let mut others: Vec<_> = (0..4).map(|_| Other::start(&cids, 10)).collect();
