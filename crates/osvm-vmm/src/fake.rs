@@ -59,6 +59,8 @@ pub enum Flaw {
     AcceptsAnyPort,
     /// Bytes change on their way.
     ChangesBytes,
+    /// Whatever a guest writes to its console is kept.
+    KeepsWholeConsole,
 }
 
 /// What flaws leave behind, until the backend is dropped.
@@ -128,10 +130,11 @@ impl Backend for Fake {
             env: if self.has(Flaw::NoEnvironment) { Vec::new() } else { names.collect() },
             behaviour: behaviour.map_or(Behaviour::Good, |(_, value)| Behaviour::named(value)),
             changes_bytes: self.has(Flaw::ChangesBytes),
+            keeps_whole_console: self.has(Flaw::KeepsWholeConsole),
             killer: process.killer(),
             death: Mutex::new(None),
         };
-        guest.begin();
+        guest.begin(&spec.console);
         let memory_kb = spec.memory.bytes() / 1024;
         let usage = if self.has(Flaw::Overuse) { memory_kb + 1 } else { memory_kb / 2 };
         Ok(Box::new(FakeMachine {
@@ -159,14 +162,22 @@ struct FakeMachine {
     attic: Attic,
 }
 
+impl FakeMachine {
+    /// A hostile guest has no time for a second stream.
+    fn is_busy(&self) -> bool {
+        !matches!(self.guest.behaviour, Behaviour::Good) && !self.serving.is_empty()
+    }
+}
+
 impl Machine for FakeMachine {
     fn vm_pid(&self) -> u32 {
         self.process.as_ref().map_or(0, VmProcess::pid)
     }
 
     fn connect(&mut self, port: u32, deadline: Instant) -> Result<GuestStream, ConnectError> {
+        let is_deaf = self.guest.behaviour.is_deaf() || self.is_busy();
         let Some(process) = &mut self.process else { return Err(gone()) };
-        if self.guest.behaviour.is_deaf() {
+        if is_deaf {
             return match process.wait(deadline)? {
                 Some(_) => Err(ConnectError::Died(self.death())),
                 None => Err(ConnectError::Deadline { port }),

@@ -74,6 +74,11 @@ fn changed_bytes_are_found() {
 }
 
 #[test]
+fn a_console_without_bounds_is_found() {
+    check(Flaw::KeepsWholeConsole, "hostile_flood_console", "131072 bytes of console");
+}
+
+#[test]
 fn every_promise_has_a_name_of_its_own() {
     let mut names: Vec<_> =
         conformance::PROMISES.iter().copied().flatten().map(|promise| promise.name).collect();

@@ -33,16 +33,40 @@ promises! {
     dropping_a_machine_frees_all
     a_lease_lasts_as_long_as_the_guest
     usage_stays_within_the_memory
-    hostile_spin
+    hostile_spin_at_boot
+    hostile_never_accept
     hostile_triple_fault
     hostile_panic
-    hostile_never_accept
+    hostile_stack_overflow
+    hostile_null_read
+    hostile_write_text
+    hostile_execute_data
+    hostile_outside_memory
+    hostile_outside_memory_write
+    hostile_flood_console
+    hostile_rubbish_rings
+    hostile_rings_loop
+    hostile_rings_next_outside
+    hostile_rings_outside_memory
+    hostile_rings_wrapping
+    hostile_rings_huge_length
+    hostile_rings_index_jump
+    hostile_rings_wrong_direction
+    hostile_rings_misplaced
+    hostile_rings_short_header
+    hostile_rings_truncated
+    hostile_spin
+    hostile_hang_up
     hostile_announce_4gib
     hostile_die_mid_frame
     hostile_flood
     hostile_wrong_id
-    hostile_rubbish_rings
-    hostile_outside_memory
+    hostile_rubbish_json
+    hostile_vsock_wrong_cid
+    hostile_vsock_unknown_op
+    hostile_vsock_credit_lie
+    hostile_vsock_stray
+    hostile_vsock_ignore_credit
 }
 
 #[test]

@@ -4,6 +4,8 @@ use crate::support::{
     IDLE, SPIN, TRIPLE_FAULT, backend, console, image, kvm, say, soon, spec, tiny,
 };
 use osvm_kvm::BootProtocol;
+use osvm_kvm::probe::{self, Kind};
+use osvm_vmm::conformance::skip;
 use osvm_vmm::{
     Backend, BootError, ConnectError, Death, GuestImage, Machine, MachineSpec, MemoryMib,
 };
@@ -168,7 +170,11 @@ fn a_missing_vm_program_is_named() {
 
 #[test]
 fn a_vm_program_that_is_something_else_is_told() {
-    let backend = osvm_kvm::KvmBackend::new("/bin/true".into());
+    let program = Path::new("/bin/true");
+    if !program.exists() {
+        return skip("true", "there is no `/bin/true`");
+    }
+    let backend = osvm_kvm::KvmBackend::new(program.into());
     let refusal = backend.boot(&spec(tiny(&IDLE))).unwrap_err();
     assert!(matches!(refusal, BootError::VmProcess { .. }), "{refusal:?}");
 }
@@ -261,6 +267,29 @@ fn what_is_prepared_in_vain_ends_with_the_backend() {
     backend.prepare().unwrap();
     drop(backend);
     assert_eq!(children(), before);
+}
+
+#[test]
+fn an_instruction_kvm_cannot_interpret_is_named() {
+    if !kvm() {
+        return;
+    }
+    // xorps xmm0, xmm0
+    let spec = spec(tiny(&[0x0f, 0x57, 0xc0]));
+    match probe::measure().unwrap().kind {
+        Kind::Interpreted => {
+            let mut machine = backend().boot(&spec).unwrap();
+            let died = machine.connect(5252, soon()).unwrap_err();
+            let ConnectError::Died(Death::VmmFailed { reason }) = died else { panic!("{died:?}") };
+            assert!(
+                reason.starts_with("KVM cannot interpret the instruction 0f 57 c0"),
+                "{reason}"
+            );
+            assert!(reason.ends_with("at 0x100000"), "{reason}");
+        }
+        // The processor wants SSE switched on first.
+        Kind::Hardware => check_end(&spec, &Death::TripleFault),
+    }
 }
 
 #[test]

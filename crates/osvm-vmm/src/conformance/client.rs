@@ -23,6 +23,8 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(2);
 /// A booted guest.
 pub(super) struct Guest {
     pub(super) machine: Box<dyn Machine>,
+    /// What it wrote to its console.
+    pub(super) console: File,
 }
 
 /// What differs between the guests of the suite.
@@ -52,11 +54,11 @@ impl Subject<'_> {
             memory: MemoryMib::new(wish.memory_mib).or_say("memory size")?,
             cid: Cid::new(wish.cid).or_say("CID")?,
             boot_page: page.encode().or_say("boot page")?,
-            console,
+            console: console.try_clone().or_say("console")?,
             lease: wish.lease,
         };
         let machine = self.backend.boot(&spec).or_say("the guest did not boot")?;
-        Ok(Guest { machine })
+        Ok(Guest { machine, console })
     }
 }
 

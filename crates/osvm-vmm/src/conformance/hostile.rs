@@ -17,57 +17,114 @@ const HOSTILE: &str = "HOSTILE";
 const DEADLINE: Duration = Duration::from_millis(500);
 
 pub(super) const ALL: &[Promise] = &[
+    Promise { name: "hostile_spin_at_boot", check: |s| never_accepts(s, "spin_at_boot") },
+    Promise { name: "hostile_never_accept", check: |s| never_accepts(s, "never_accept") },
+    Promise { name: "hostile_triple_fault", check: |s| dies(s, "triple_fault", triple_fault) },
+    Promise { name: "hostile_panic", check: |s| dies(s, "panic", panicked) },
+    Promise { name: "hostile_stack_overflow", check: |s| dies(s, "stack_overflow", panicked) },
+    Promise { name: "hostile_null_read", check: |s| dies(s, "null_read", panicked) },
+    Promise { name: "hostile_write_text", check: |s| dies(s, "write_text", panicked) },
+    Promise { name: "hostile_execute_data", check: |s| dies(s, "execute_data", panicked) },
+    Promise { name: "hostile_outside_memory", check: |s| dies(s, "outside_memory", outside) },
+    Promise {
+        name: "hostile_outside_memory_write",
+        check: |s| dies(s, "outside_memory_write", outside),
+    },
+    Promise { name: "hostile_flood_console", check: flood_console },
+    Promise { name: "hostile_rubbish_rings", check: |s| dies(s, "rubbish_rings", abuse) },
+    Promise { name: "hostile_rings_loop", check: |s| dies(s, "rings_loop", abuse) },
+    Promise { name: "hostile_rings_next_outside", check: |s| dies(s, "rings_next_outside", abuse) },
+    Promise {
+        name: "hostile_rings_outside_memory",
+        check: |s| dies(s, "rings_outside_memory", abuse),
+    },
+    Promise { name: "hostile_rings_wrapping", check: |s| dies(s, "rings_wrapping", abuse) },
+    Promise { name: "hostile_rings_huge_length", check: |s| dies(s, "rings_huge_length", abuse) },
+    Promise { name: "hostile_rings_index_jump", check: |s| dies(s, "rings_index_jump", abuse) },
+    Promise {
+        name: "hostile_rings_wrong_direction",
+        check: |s| dies(s, "rings_wrong_direction", abuse),
+    },
+    Promise { name: "hostile_rings_misplaced", check: |s| dies(s, "rings_misplaced", abuse) },
+    Promise { name: "hostile_rings_short_header", check: |s| dies(s, "rings_short_header", abuse) },
+    Promise { name: "hostile_rings_truncated", check: |s| dies(s, "rings_truncated", abuse) },
     Promise { name: "hostile_spin", check: spin },
-    Promise { name: "hostile_triple_fault", check: triple_fault },
-    Promise { name: "hostile_panic", check: panic },
-    Promise { name: "hostile_never_accept", check: never_accept },
+    Promise { name: "hostile_hang_up", check: hang_up },
     Promise { name: "hostile_announce_4gib", check: announce_4gib },
     Promise { name: "hostile_die_mid_frame", check: die_mid_frame },
     Promise { name: "hostile_flood", check: flood },
     Promise { name: "hostile_wrong_id", check: wrong_id },
-    Promise { name: "hostile_rubbish_rings", check: rubbish_rings },
-    Promise { name: "hostile_outside_memory", check: outside_memory },
+    Promise { name: "hostile_rubbish_json", check: rubbish_json },
+    Promise { name: "hostile_vsock_wrong_cid", check: |s| says_nothing(s, "vsock_wrong_cid") },
+    Promise { name: "hostile_vsock_unknown_op", check: |s| says_nothing(s, "vsock_unknown_op") },
+    Promise { name: "hostile_vsock_credit_lie", check: |s| says_nothing(s, "vsock_credit_lie") },
+    Promise { name: "hostile_vsock_stray", check: |s| says_nothing(s, "vsock_stray") },
+    Promise { name: "hostile_vsock_ignore_credit", check: vsock_ignore_credit },
 ];
 
-/// Burns its processor and never answers: only a kill ends it.
-fn spin(subject: Subject<'_>) -> Result<(), String> {
-    let mut guest = hostile(subject, "spin")?;
-    if let Ok(mut stream) = guest.try_connect(DEADLINE) {
-        // It may have accepted before it began to spin.
-        let answer = stream.read(&mut [0; 16], Instant::now() + DEADLINE);
-        match answer {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-            other => return Err(format!("a guest that spins gave {other:?}")),
-        }
-    }
-    let begun = Instant::now();
-    guest.machine.killer().kill();
-    match guest.machine.death() {
-        Death::Killed { .. } if begun.elapsed() < AT_ONCE => guest.destroy(),
-        other => Err(format!("a spinning guest was killed in {:?}: {other}", begun.elapsed())),
-    }
+fn triple_fault(death: &Death) -> bool {
+    matches!(death, Death::TripleFault)
 }
 
-fn triple_fault(subject: Subject<'_>) -> Result<(), String> {
-    dies(subject, "triple_fault", |death| matches!(death, Death::TripleFault))
+/// And not because the image does not know the behaviour, which is a panic too.
+fn panicked(death: &Death) -> bool {
+    let Death::Panicked { last_words } = death else { return false };
+    !last_words.is_empty() && !last_words.contains("no behaviour")
 }
 
-fn panic(subject: Subject<'_>) -> Result<(), String> {
-    dies(
-        subject,
-        "panic",
-        |death| matches!(death, Death::Panicked { last_words } if !last_words.is_empty()),
-    )
+fn outside(death: &Death) -> bool {
+    matches!(death, Death::OutOfBounds { .. })
 }
 
-fn never_accept(subject: Subject<'_>) -> Result<(), String> {
-    let mut guest = hostile(subject, "never_accept")?;
+fn abuse(death: &Death) -> bool {
+    matches!(death, Death::DeviceAbuse { .. })
+}
+
+/// No stream, for as long as anybody waits; and it can still be killed.
+fn never_accepts(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
+    let mut guest = hostile(subject, behaviour)?;
     let begun = Instant::now();
     match guest.try_connect(DEADLINE) {
         Err(ConnectError::Deadline { .. }) if begun.elapsed() < DEADLINE + AT_ONCE => {
-            guest.destroy()
+            killed_at_once(guest)
         }
         other => Err(format!("connecting gave {other:?} after {:?}", begun.elapsed())),
+    }
+}
+
+/// Burns its processor instead of answering: only a kill ends it.
+fn spin(subject: Subject<'_>) -> Result<(), String> {
+    let (guest, mut stream) = asked(subject, "spin")?;
+    let answer = stream.stream.read(&mut [0; 16], Instant::now() + DEADLINE);
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => killed_at_once(guest),
+        other => Err(format!("a guest that spins gave {other:?}")),
+    }
+}
+
+/// Writes to its console without end.
+fn flood_console(subject: Subject<'_>) -> Result<(), String> {
+    let mut guest = hostile(subject, "flood_console")?;
+    match guest.try_connect(DEADLINE) {
+        Err(ConnectError::Deadline { .. }) => {}
+        other => return Err(format!("connecting gave {other:?}")),
+    }
+    let console = guest.console.try_clone().or_say("console")?;
+    killed_at_once(guest)?;
+    let len = console.metadata().or_say("console")?.len();
+    if MAX_CONSOLE < len { Err(format!("{len} bytes of console were kept")) } else { Ok(()) }
+}
+
+/// 64 KiB and a line that says where it was cut, in bytes.
+const MAX_CONSOLE: u64 = 64 * 1024 + 256;
+
+/// Ends the stream, not itself.
+fn hang_up(subject: Subject<'_>) -> Result<(), String> {
+    let (mut guest, mut stream) = asked(subject, "hang_up")?;
+    stream.drain(AT_ONCE)?;
+    match guest.machine.death() {
+        Death::Killed { .. } => guest.destroy(),
+        other => Err(format!("a guest that lives on is said to have ended so: {other}")),
     }
 }
 
@@ -131,24 +188,45 @@ fn wrong_id(subject: Subject<'_>) -> Result<(), String> {
 
 /// A device of osvm's own ends the guest for it. A device that is somebody else's may also go
 /// silent: then nothing comes of the connection, and it says so within its deadline.
-fn rubbish_rings(subject: Subject<'_>) -> Result<(), String> {
-    let mut guest = hostile(subject, "rubbish_rings")?;
-    match guest.try_connect(AT_ONCE) {
-        Err(ConnectError::Deadline { .. } | ConnectError::Died(Death::DeviceAbuse { .. })) => {
-            guest.destroy()
-        }
-        other => Err(format!("connecting gave {other:?}")),
+fn rubbish_json(subject: Subject<'_>) -> Result<(), String> {
+    let (guest, mut stream) = asked(subject, "rubbish_json")?;
+    match message::parse(&stream.frame()?) {
+        Err(_) => guest.destroy(),
+        Ok(message) => Err(format!("rubbish was read as {message:?}")),
     }
 }
 
-/// A hypervisor ends the guest for it, or lets it read what an empty bus reads as.
-fn outside_memory(subject: Subject<'_>) -> Result<(), String> {
-    const NOTHING: [&str; 2] = ["reads as 0x0", "reads as 0xffffffffffffffff"];
-    dies(subject, "outside_memory", |death| match death {
-        Death::OutOfBounds { .. } => true,
-        Death::Panicked { last_words } => NOTHING.iter().any(|end| last_words.ends_with(end)),
-        _ => false,
-    })
+/// What it sends is not for this stream, so nothing of it arrives here.
+fn says_nothing(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
+    let (guest, mut stream) = asked(subject, behaviour)?;
+    match stream.stream.read(&mut [0; 16], Instant::now() + DEADLINE) {
+        // The device may end the stream, or only ignore what was sent.
+        Ok(0) => guest.destroy(),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => killed_at_once(guest),
+        other => Err(format!("the stream gave {other:?}")),
+    }
+}
+
+/// Sends more than there is room for, to a host that does not read.
+fn vsock_ignore_credit(subject: Subject<'_>) -> Result<(), String> {
+    let (mut guest, stream) = asked(subject, "vsock_ignore_credit")?;
+    // Waits for the end; nobody accepts another stream there.
+    let died = guest.try_connect(AT_ONCE);
+    drop(stream);
+    match died {
+        Err(ConnectError::Died(Death::DeviceAbuse { .. })) => guest.destroy(),
+        other => Err(format!("instead of dying, the guest gave {other:?}")),
+    }
+}
+
+/// A kill ends it, whatever it does.
+fn killed_at_once(mut guest: Guest) -> Result<(), String> {
+    let begun = Instant::now();
+    guest.machine.killer().kill();
+    match guest.machine.death() {
+        Death::Killed { .. } if begun.elapsed() < AT_ONCE => guest.destroy(),
+        other => Err(format!("the guest was killed in {:?}: {other}", begun.elapsed())),
+    }
 }
 
 fn hostile(subject: Subject<'_>, behaviour: &str) -> Result<Guest, String> {

@@ -1,53 +1,73 @@
 //! The guest of a [`super::Fake`]: a thread per stream, bound to the life of a process.
 
 use super::locked;
-use crate::{Death, Killer};
+use crate::{Console, Death, Killer};
 use osvm_protocol::frame;
 use osvm_protocol::message::{self, Id, Message, Request, RpcError};
 use osvm_protocol::{PROTOCOL_VERSION, code, info};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
-/// How a guest behaves, by the names of the image `hostile`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a guest behaves.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Behaviour {
     Good,
-    Spin,
-    NeverAccept,
-    TripleFault,
-    Panic,
-    RubbishRings,
-    OutsideMemory,
-    Announce4Gib,
-    DieMidFrame,
-    Flood,
+    /// Ends as soon as it has booted, like this.
+    Dies(fn() -> Death),
+    /// Accepts no stream.
+    Deaf,
+    /// As above, and writes to its console all the time.
+    FloodsConsole,
+    /// Accepts, and never sends.
+    Mute,
+    HangsUp,
+    Announces4Gib,
+    DiesMidFrame,
+    Floods,
     WrongId,
+    RubbishJson,
+    IgnoresCredit,
 }
 
 impl Behaviour {
+    /// By the names of the image `hostile`.
     pub(super) fn named(name: &str) -> Self {
         match name {
-            "spin" => Self::Spin,
-            "never_accept" => Self::NeverAccept,
-            "triple_fault" => Self::TripleFault,
-            "panic" => Self::Panic,
-            "rubbish_rings" => Self::RubbishRings,
-            "outside_memory" => Self::OutsideMemory,
-            "announce_4gib" => Self::Announce4Gib,
-            "die_mid_frame" => Self::DieMidFrame,
-            "flood" => Self::Flood,
+            "spin_at_boot" | "never_accept" => Self::Deaf,
+            "flood_console" => Self::FloodsConsole,
+            "triple_fault" => Self::Dies(|| Death::TripleFault),
+            "panic" | "stack_overflow" | "null_read" | "write_text" | "execute_data" => {
+                Self::Dies(|| Death::Panicked { last_words: "as asked".into() })
+            }
+            "outside_memory" | "outside_memory_write" => {
+                Self::Dies(|| Death::OutOfBounds { address: 1 << 40 })
+            }
+            "vsock_ignore_credit" => Self::IgnoresCredit,
+            "hang_up" => Self::HangsUp,
+            "announce_4gib" => Self::Announces4Gib,
+            "die_mid_frame" => Self::DiesMidFrame,
+            "flood" => Self::Floods,
             "wrong_id" => Self::WrongId,
+            "rubbish_json" => Self::RubbishJson,
+            _ if name == "spin" || name.starts_with("vsock_") => Self::Mute,
+            _ if name == "rubbish_rings" || name.starts_with("rings_") => Self::Dies(abuse),
             _ => Self::Good,
         }
     }
 
     /// It accepts no stream while it lives.
     pub(super) fn is_deaf(self) -> bool {
-        matches!(self, Self::Spin | Self::NeverAccept)
+        matches!(self, Self::Deaf | Self::FloodsConsole)
     }
+}
+
+fn abuse() -> Death {
+    Death::DeviceAbuse { device: "vsock device", reason: "as asked".into() }
 }
 
 /// What a guest is and knows.
@@ -61,27 +81,27 @@ pub(super) struct Guest {
     pub(super) env: Vec<String>,
     pub(super) behaviour: Behaviour,
     pub(super) changes_bytes: bool,
+    pub(super) keeps_whole_console: bool,
     pub(super) killer: Killer,
     pub(super) death: Mutex<Option<Death>>,
 }
 
 impl Guest {
     /// What happens before anybody connects.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self, console: &File) {
         match self.behaviour {
-            Behaviour::TripleFault => self.die(Death::TripleFault),
-            Behaviour::Panic => self.die(Death::Panicked { last_words: "as asked".into() }),
-            Behaviour::RubbishRings => {
-                self.die(Death::DeviceAbuse { device: "vsock device", reason: "as asked".into() });
+            Behaviour::Dies(death) => self.die(death()),
+            Behaviour::FloodsConsole => {
+                let Ok(mut file) = console.try_clone() else { return };
+                let text = [b'x'; 2 * 64 * 1024];
+                if self.keeps_whole_console {
+                    // As much as fits; a full disk is no concern of a fake.
+                    let _written = file.write_all(&text);
+                } else {
+                    Console::new(file).append(&text);
+                }
             }
-            Behaviour::OutsideMemory => self.die(Death::OutOfBounds { address: 1 << 40 }),
-            Behaviour::Good
-            | Behaviour::Spin
-            | Behaviour::NeverAccept
-            | Behaviour::Announce4Gib
-            | Behaviour::DieMidFrame
-            | Behaviour::Flood
-            | Behaviour::WrongId => {}
+            _ => {}
         }
     }
 
@@ -129,14 +149,21 @@ impl Guest {
             answer.iter_mut().filter(|byte| **byte == b'f').for_each(|byte| *byte = b'g');
         }
         match self.behaviour {
-            Behaviour::Announce4Gib => all_sent(&[0xff; 4], socket, process),
-            Behaviour::DieMidFrame => {
+            Behaviour::Mute => true,
+            Behaviour::HangsUp => false,
+            Behaviour::Announces4Gib => all_sent(&[0xff; 4], socket, process),
+            Behaviour::DiesMidFrame => {
                 all_sent(answer.get(..6).unwrap_or_default(), socket, process);
                 self.die(Death::ShutDown);
                 false
             }
-            Behaviour::Flood => {
+            Behaviour::Floods => {
                 while all_sent(&[b'x'; 64 * 1024], socket, process) {}
+                false
+            }
+            Behaviour::RubbishJson => all_sent(b"\x04\0\0\0,,,,", socket, process),
+            Behaviour::IgnoresCredit => {
+                self.die(abuse());
                 false
             }
             _ => all_sent(&answer, socket, process),
