@@ -1,6 +1,6 @@
 //! Guests that misbehave: each ends in its own error, on time, with nothing left behind.
 
-use crate::support::Home;
+use crate::support::{Home, wait_for_end_of};
 use snapbox::data::Inline;
 use snapbox::str;
 use std::fs;
@@ -277,7 +277,7 @@ fn a_hostile_guest_does_not_reach_the_one_beside_it() {
     let home = Home::with_hostile_image();
     home.use_hostile("spin", 30);
     let mut spinning = home.spawn(&["mcp", "call", "system", "echo", r#"{"text":"one"}"#]);
-    home.wait_for_vm();
+    let vm_pid = home.wait_for_vm();
     home.write("second.json", "{}");
     let second = ["--config", "second.json", "mcp", "call", "system", "echo", "--json"];
     let second: Vec<&str> = second.into_iter().chain([r#"{"text":"two"}"#]).collect();
@@ -287,6 +287,7 @@ fn a_hostile_guest_does_not_reach_the_one_beside_it() {
     assert_eq!(envelope["isolation"]["cid"], 201, "the first CID is the spinning guest's");
     spinning.kill().unwrap();
     spinning.wait().unwrap();
+    wait_for_end_of(vm_pid);
     home.assert_nothing_left();
 }
 

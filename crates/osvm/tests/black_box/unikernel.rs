@@ -1,6 +1,6 @@
 //! Calls in real VMs: they answer, they end, and nothing of them stays.
 
-use crate::support::{Home, eventually};
+use crate::support::{Home, wait_for_end_of};
 use serde_json::{Value, json};
 use snapbox::str;
 use std::collections::HashSet;
@@ -121,9 +121,7 @@ fn killing_osvm_in_mid_call_leaves_nothing_behind() {
     let vm_pid = home.wait_for_vm();
     osvm.kill().unwrap();
     osvm.wait().unwrap();
-    eventually("the VM process to end", || {
-        (!Path::new(&format!("/proc/{vm_pid}")).exists()).then_some(())
-    });
+    wait_for_end_of(vm_pid);
     home.assert_nothing_left();
 }
 

@@ -1,6 +1,6 @@
 //! `ps`, `status` and `logs`: before, during and after a call.
 
-use crate::support::{Home, eventually};
+use crate::support::{Home, eventually, wait_for_end_of};
 use serde_json::{Value, json};
 use snapbox::str;
 
@@ -45,6 +45,7 @@ OSVM: 0μVMs 1uK • system(uK:cfg) • net:none • up:[..]s
 "#]]);
     osvm.kill().unwrap();
     osvm.wait().unwrap();
+    wait_for_end_of(vm_pid);
     home.assert_nothing_left();
     home.osvm(["status"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
 OSVM: 0μVMs 0uK • system(uK:cfg) • net:none • up:0s
