@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-kernel-core", &["osvm-protocol"]),
     ("unikraft_tool_executor", &["osvm-protocol"]),
     ("osvm-kernel", &["osvm-kernel-core", "osvm-protocol", "unikraft_tool_executor"]),
-    ("hostile", &["osvm-kernel", "osvm-kernel-core", "osvm-protocol"]),
+    ("hostile", &["osvm-kernel", "osvm-kernel-core", "osvm-protocol", "unikraft_tool_executor"]),
     // Tools around the project.
     ("osvm-fuzz", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vsock"]),
     ("osvm-test-host-init", &[]),
