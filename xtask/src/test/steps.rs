@@ -15,6 +15,9 @@ use std::process::Command;
 /// `cargo xtask fuzz SECONDS`.
 pub(super) const FUZZ_SECS: u32 = 5;
 
+/// Folders with a workspace, relative to the root of the checkout.
+const WORKSPACES: [&str; 3] = ["", "guest", "fuzz"];
+
 /// Guest packages that can be built for, and tested on, the host.
 const GUEST_TESTED: &[&str] = &["osvm-kernel-core", "unikraft_tool_executor"];
 /// Guest packages that are built for [`KERNEL`] only.
@@ -51,7 +54,7 @@ pub(super) fn set_up(_: &Project) -> Outcome {
 /// Every workspace is formatted.
 pub(super) fn format(project: &Project) -> Outcome {
     let mut tally = Tally::default();
-    for workspace in ["", "guest", "fuzz"] {
+    for workspace in WORKSPACES {
         let mut cargo = process::cargo(&project.root.join(workspace));
         cargo.args(["fmt", "--all", "--check"]);
         tally += counted(cargo)?;
@@ -93,7 +96,7 @@ pub(super) fn host_tests(project: &Project) -> Outcome {
     cargo.args(["--workspace", "--locked", "--no-fail-fast"]);
     if kvm().is_ok() && std::env::var_os("OSVM_REQUIRE").is_none() {
         // A test that would skip itself without KVM has no reason to here.
-        cargo.env("OSVM_REQUIRE", "kvm");
+        cargo.env("OSVM_REQUIRE", "guests,kvm");
     }
     counted(cargo)
 }
@@ -153,9 +156,14 @@ pub(super) fn deny(project: &Project) -> Outcome {
     if !process::succeeds(process::cargo(&project.root).args(["deny", "--version"])) {
         return Ok(skipped("cargo deny", "it is not installed", false));
     }
-    let mut cargo = process::cargo(&project.root);
-    cargo.args(["deny", "--offline", "check", "bans", "licenses", "sources"]);
-    counted(cargo)
+    let mut tally = Tally::default();
+    for workspace in WORKSPACES {
+        let mut cargo = process::cargo(&project.root.join(workspace));
+        cargo.args(["deny", "--offline", "check", "--config"]).arg(project.root.join("deny.toml"));
+        cargo.args(["bans", "licenses", "sources"]);
+        tally += counted(cargo)?;
+    }
+    Ok(tally)
 }
 
 /// Runs a program, shows what it writes, and counts what its summaries say. One without a summary

@@ -86,9 +86,16 @@ fn collect(messages: &str) -> Result<Programs> {
         if is_test {
             let manifest = text("/manifest_path").map(PathBuf::from);
             let directory = manifest.and_then(|path| path.parent().map(PathBuf::from));
+            let directory = directory.context("a package is nowhere")?;
+            // Tests look for files of their own, and snapshots for their package.
+            for own in [directory.join("tests"), directory.join("Cargo.toml")] {
+                if own.exists() && !files.contains(&own) {
+                    files.push(own);
+                }
+            }
             list.push(Program {
                 name: name.to_owned(),
-                directory: directory.context("a package is nowhere")?,
+                directory,
                 path: path.clone(),
                 // One at a time: emulated processors are slow, and deadlines are not.
                 arguments: &["--test-threads=1"],

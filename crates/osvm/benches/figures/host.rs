@@ -26,6 +26,8 @@ pub(crate) struct Host {
     pub(crate) osvm_vm: PathBuf,
     /// The store with the default image.
     pub(crate) store: Store,
+    /// Transactions made by Solana's own libraries.
+    pub(crate) vectors: PathBuf,
     guest: PathBuf,
 }
 
@@ -36,7 +38,9 @@ impl Host {
         let osvm = osvm.unwrap_or_else(|| env!("CARGO_BIN_EXE_osvm").into());
         let osvm = osvm.canonicalize().with_context(|| format!("no `{}`", osvm.display()))?;
         let osvm_vm = osvm.with_file_name("osvm-vm");
-        let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let guest = root.join("target/guest");
+        let vectors = root.join("guest/unikraft_tool_executor/tests/vectors/transactions.json");
         let image = guest.join(format!("{DEFAULT_IMAGE}.img"));
         ensure!(image.exists(), "there is no `{}`: run `cargo xtask guest`", image.display());
         let home = TempDir::with_prefix("osvm-bench-").context("cannot make a home")?;
@@ -45,7 +49,7 @@ impl Host {
         fs::set_permissions(&run, fs::Permissions::from_mode(0o700))?;
         let store = Store::new(home.path().join(".osvm/unikernels"));
         store.install(DEFAULT_IMAGE, &image, Some(&guest.join(DEFAULT_IMAGE)))?;
-        Ok(Self { home, osvm, osvm_vm, store, guest })
+        Ok(Self { home, osvm, osvm_vm, store, vectors, guest })
     }
 
     /// `osvm` with these arguments, in this home.
