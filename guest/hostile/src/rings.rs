@@ -26,12 +26,18 @@ struct Open {
 
 impl Open {
     fn new(guest: Guest) -> Self {
+        let open = Self::prepared(guest);
+        open.device.start();
+        open
+    }
+
+    /// The same before the device runs.
+    fn prepared(guest: Guest) -> Self {
         let [rx, tx, events] = &RINGS;
         let (device, _) = guest.vsock.into_parts();
         if let Err(error) = device.prepare(&[rx, tx, events]) {
             die(format_args!("{error}"));
         }
-        device.start();
         Self { device, tx: Queue::new(tx), ring: tx }
     }
 
@@ -106,15 +112,23 @@ pub(crate) fn index_jump(guest: Guest) -> ! {
 }
 
 pub(crate) fn misplaced(guest: Guest) -> ! {
-    let open = Open::new(guest);
-    // Queue select, not ready, table far away, ready again: VIRTIO 1.2, section 4.2.2.
-    let (far, registers) = (u32::try_from(FAR >> 32).unwrap_or(1), open.device.into_registers());
-    for (register, value) in
-        [(0x30, TX), (0x44, 0), (0x84, far), (0x94, far), (0xa4, far), (0x44, 1)]
-    {
+    let registers = Open::prepared(guest).device.into_registers();
+    let far = u32::try_from(FAR >> 32).unwrap_or(1);
+    // Queue select, not ready, upper halves of the three addresses, ready, DRIVER_OK, notify:
+    // VIRTIO 1.2, section 4.2.2.
+    let steps = [
+        (0x30, TX),
+        (0x44, 0),
+        (0x84, far),
+        (0x94, far),
+        (0xa4, far),
+        (0x44, 1),
+        (0x70, 15),
+        (0x50, TX),
+    ];
+    for (register, value) in steps {
         registers.write(register, value);
     }
-    registers.write(0x50, TX);
     survived()
 }
 
