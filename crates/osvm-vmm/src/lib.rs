@@ -13,6 +13,9 @@
 //! - A guest can be killed from any thread at any time, even one stuck in a loop.
 //! - A VM process never outlives the osvm process that started it.
 //!
+//! `conformance` (feature of that name) checks these and more on any backend; `fake` (feature of
+//! that name) is a backend without a hypervisor.
+//!
 //! # Not here
 //!
 //! - Hypervisors: one crate each, and none knows another.

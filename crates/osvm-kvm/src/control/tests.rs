@@ -1,3 +1,5 @@
+//! The control socket between two ends of one process: what arrives, what is refused, what is gone.
+
 use super::*;
 use rustix::pipe::{PipeFlags, pipe_with};
 

@@ -1,3 +1,5 @@
+//! VM processes played by a shell: how they end, what they leave, what they are given.
+
 use super::*;
 use std::fs;
 use std::io::Write;

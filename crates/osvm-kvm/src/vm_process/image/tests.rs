@@ -1,3 +1,5 @@
+//! Images good and damaged: loaded where they want to be, or refused, and never a panic.
+
 use super::*;
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, memfd_create};
