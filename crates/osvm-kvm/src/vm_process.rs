@@ -14,7 +14,7 @@
 //!   worth destroying that the kernel does not destroy faster.
 //! - From the moment the lifeline is armed the kernel kills this process when osvm is gone,
 //!   even while the guest spins without an exit.
-//! - Everything that handles the guest's own bytes happens after [`jail::enter`]; only the image
+//! - Everything that handles the guest's own bytes happens inside the jail; only the image
 //!   is read before it, by code that trusts none of its fields.
 
 mod console;
