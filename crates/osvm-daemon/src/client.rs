@@ -5,7 +5,7 @@ use crate::message::{Ask, CallHead, Failure, Head, Outcome, Reply, Told, VERSION
 use crate::wire::{PATIENCE, Wait, Wire, WireError};
 use osvm_protocol::frame::{self, FrameError, MAX_PAYLOAD};
 use osvm_protocol::message::RpcError;
-use osvm_runtime::CallId;
+use osvm_runtime::{Answer, CallId, Report};
 use serde_json::value::RawValue;
 use std::io;
 use std::net::Shutdown;
@@ -173,6 +173,22 @@ impl Client {
     fn frame(&mut self, wait: Wait) -> Result<Vec<u8>, WireError> {
         let frame = self.wire.read(MAX_PAYLOAD as usize, wait)?;
         Ok(frame.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?)
+    }
+}
+
+impl From<Report> for CallReply {
+    /// A call of this process, told as a daemon tells its own.
+    fn from(report: Report) -> Self {
+        let Report { call, outcome, isolation } = report;
+        // Plain numbers and words always serialise, so `null` is never written in practice.
+        let isolation = serde_json::value::to_raw_value(&isolation);
+        let isolation = isolation.unwrap_or_else(|_| RawValue::NULL.to_owned());
+        let outcome = match outcome {
+            Ok(Answer::Result(result)) => Ok(result),
+            Ok(Answer::ToolError(error)) => Err(Trouble::Tool(error)),
+            Err(error) => Err(Trouble::Osvm(Failure::from(&error))),
+        };
+        Self { call, outcome, isolation }
     }
 }
 

@@ -12,13 +12,14 @@
 //! - A guest that a batch shares lives no longer than its connection, and is given up when the
 //!   next call does not come soon.
 
+use crate::client::CallReply;
 use crate::message::{Ask, CallHead, Failure, Head, MAX_HEAD, Reply, VERSION, tell};
 use crate::server::Shared;
 use crate::status::{Counters, status};
 use crate::wire::{PATIENCE, Wait, Wire, WireError};
 use osvm_protocol::frame::{self, MAX_PAYLOAD};
 use osvm_runtime::watch::{Sign, Watch};
-use osvm_runtime::{Cancel, Session, ToolCall};
+use osvm_runtime::{Cancel, Report, Session, ToolCall};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::io;
@@ -197,7 +198,8 @@ pub(crate) fn serve(shared: &Shared, id: u64, stream: Arc<UnixStream>) {
 
 /// Refuses a client that can't be served.
 pub(crate) fn turn_away(stream: &Arc<UnixStream>) {
-    let refusal = refused("busy", "the daemon serves as many clients as it can, or is ending");
+    let refusal =
+        refused("daemon_full", "the daemon serves as many clients as it can, or is ending");
     if let Ok(bytes) = encode(&refusal, None) {
         // Its socket is empty, so this fits, or the client is gone.
         let _gone = Wire::new(Arc::clone(stream)).write(&bytes, || {});
@@ -309,8 +311,8 @@ impl Conversation<'_> {
 }
 
 /// The frames that tell how a call went.
-fn answer(report: osvm_runtime::Report) -> Result<Vec<u8>, WireError> {
-    let (reply, result) = tell(report).map_err(io::Error::other)?;
+fn answer(report: Report) -> Result<Vec<u8>, WireError> {
+    let (reply, result) = tell(CallReply::from(report));
     encode(&reply, result.as_deref()).or_else(|_| {
         // The error of a tool may fill a frame by itself.
         encode(&refused("guest", "the answer is too long to be passed on"), None)

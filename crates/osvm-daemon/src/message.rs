@@ -13,8 +13,9 @@
 //! - [`VERSION`] changes whenever an older peer would misunderstand. Unknown members are ignored.
 //! - A reply is told as the CLI tells it: what a program reads does not depend on who ran the call.
 
+use crate::client::{CallReply, Trouble};
 use osvm_protocol::message::RpcError;
-use osvm_runtime::{Answer, CallError, CallId, Report};
+use osvm_runtime::{CallError, CallId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::error::Error;
@@ -141,16 +142,15 @@ impl From<&CallError> for Failure {
     }
 }
 
-/// A report, apart from the result of its tool.
-pub(crate) fn tell(report: Report) -> serde_json::Result<(Reply, Option<Box<RawValue>>)> {
-    let Report { call, outcome, isolation } = report;
-    let isolation = serde_json::value::to_raw_value(&isolation)?;
+/// A reply, apart from the result of its tool.
+pub(crate) fn tell(reply: CallReply) -> (Reply, Option<Box<RawValue>>) {
+    let CallReply { call, outcome, isolation } = reply;
     let (outcome, result) = match outcome {
-        Ok(Answer::Result(result)) => (Outcome::Result, Some(result)),
-        Ok(Answer::ToolError(error)) => (Outcome::ToolError(error), None),
-        Err(error) => (Outcome::Failed(Failure::from(&error)), None),
+        Ok(result) => (Outcome::Result, Some(result)),
+        Err(Trouble::Tool(error)) => (Outcome::ToolError(error), None),
+        Err(Trouble::Osvm(failure)) => (Outcome::Failed(failure), None),
     };
-    Ok((Reply::Call(Box::new(Told { call, outcome, isolation })), result))
+    (Reply::Call(Box::new(Told { call, outcome, isolation })), result)
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ impl Cids {
             let Some((first, last)) = stretch else { continue };
             let mut lock = stretch_lock(first, last);
             fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(|error| self.io(error.into()))?;
-            if lock.l_type == libc::F_UNLCK as libc::c_short {
+            if i32::from(lock.l_type) == libc::F_UNLCK {
                 continue;
             }
             let (from, to) = record::covered(lock.l_start, lock.l_len);

@@ -124,6 +124,8 @@ pub(crate) enum Command {
     /// Call MCP tools, each call in a virtual machine of its own
     #[command(subcommand)]
     Mcp(Mcp),
+    /// Keep virtual machines ready for calls of other processes
+    Daemon(Daemon),
     /// Look at and check the isolation config
     #[command(subcommand)]
     Config(Config),
@@ -156,19 +158,44 @@ Examples:
   osvm mcp call-tool system echo '{\"text\":\"hi\"}'
   osvm mcp call-tool solana decode_transaction @transaction.json
   echo '{\"text\":\"hi\"}' | osvm mcp call-tool system echo - --json
+  osvm mcp call-tool --batch calls.jsonl --jobs 8
 
 Exit codes: 0 the tool answered, 1 the tool reported an error, 2 osvm could not run it.")]
 pub(crate) struct CallTool {
     /// The MCP server the tool belongs to
-    pub(crate) server: String,
+    #[arg(required_unless_present = "batch")]
+    pub(crate) server: Option<String>,
     /// The tool's name
-    pub(crate) tool: String,
+    #[arg(required_unless_present = "batch")]
+    pub(crate) tool: Option<String>,
     /// The arguments: a JSON object, `@FILE`, or `-` for stdin [default: {}]
     #[arg(value_name = "ARGUMENTS")]
     pub(crate) arguments: Option<String>,
     /// Print an envelope: result or error, and how the call was isolated
     #[arg(long)]
     pub(crate) json: bool,
+    /// Make the calls of a file (`-` for stdin), one a line, and print an envelope a line:
+    /// {"server": ..., "tool": ..., "arguments": {...}}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "tool", "arguments"])]
+    pub(crate) batch: Option<PathBuf>,
+    /// Calls of a batch to run at once
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "batch",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=4096)
+    )]
+    pub(crate) jobs: u16,
+    /// Let one virtual machine serve consecutive calls of a batch to one server
+    #[arg(long, requires = "batch")]
+    pub(crate) reuse: bool,
+    /// Have the daemon run it, and start one if there is none [default: if the config has a pool]
+    #[arg(long, conflicts_with = "no_daemon")]
+    pub(crate) daemon: bool,
+    /// Run it in this process, whatever the config says
+    #[arg(long)]
+    pub(crate) no_daemon: bool,
 }
 
 /// What to serve.
@@ -206,6 +233,47 @@ pub(crate) struct Tools {
     /// Print the definitions as JSON, schemas included
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The daemon.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Without a command it runs the daemon until Ctrl-C or SIGTERM. `osvm mcp call-tool` starts one by
+itself where the isolation config keeps a pool: \"pool\": {\"size\": 4}"
+)]
+pub(crate) struct Daemon {
+    /// What to do with the one that runs
+    #[command(subcommand)]
+    pub(crate) command: Option<DaemonCommand>,
+    /// End when nobody has asked for anything for so long
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) idle_exit: Option<u64>,
+    /// How long calls that run may take to finish once it ends
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value_t = crate::command::daemon::DRAIN_SECS,
+        value_parser = clap::value_parser!(u64).range(0..=3600)
+    )]
+    pub(crate) drain: u64,
+    /// Leave the terminal's session; it is what starts one on demand
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+/// What to do with a daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonCommand {
+    /// Print what it holds and does
+    Status {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End it: calls that run may finish, and every virtual machine is destroyed
+    Stop,
 }
 
 /// The isolation config.

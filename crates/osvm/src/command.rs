@@ -1,7 +1,9 @@
 //! What each command does, one module for each.
 
+mod batch;
 pub(crate) mod call_tool;
 pub(crate) mod config;
+pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod logs;
 pub(crate) mod ps;

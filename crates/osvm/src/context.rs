@@ -8,7 +8,6 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use osvm_image::Store;
 use osvm_policy::{Config, ConfigError, Created, Env, default_path};
-use osvm_protocol::cid::EPHEMERAL;
 use osvm_runtime::calls::CallLogs;
 use osvm_runtime::{Dirs, NoHostServices, Parts, Runtime};
 use std::path::PathBuf;
@@ -70,7 +69,8 @@ impl Context {
         let Chosen { backend, reason } = backend::choose(self.global.backend, &config, &dirs);
         debug!(backend = backend.name(), reason, "backend chosen");
         let host = Arc::new(NoHostServices);
-        Ok(Runtime::new(Parts { config, backend, host, dirs, cids: EPHEMERAL }))
+        let cids = config.cid_range();
+        Ok(Runtime::new(Parts { config, backend, host, dirs, cids }))
     }
 
     /// The image store that `config` names.

@@ -2,13 +2,14 @@
 
 use crate::printer::causes;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::error::Error;
 
 /// What went wrong, why, and the one thing to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Failure {
     /// A stable word for programs; `docs/cli.md` lists them.
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
     /// What failed, on which object.
     pub(crate) message: String,
     /// The chain of causes, outermost first.
@@ -22,12 +23,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure without cause or hint.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), hint: None }
+        Self { code: Cow::Borrowed(code), message: message.into(), causes: Vec::new(), hint: None }
     }
 
     /// A failure that says what `error` says, with the chain below it.
     pub(crate) fn from_error(code: &'static str, error: &dyn Error, hint: Option<String>) -> Self {
-        Self { code, message: error.to_string(), causes: causes(error), hint }
+        Self { hint, causes: causes(error), ..Self::new(code, error.to_string()) }
     }
 
     /// Adds `error`, and the chain below it, as the cause.
@@ -41,5 +42,19 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+impl From<osvm_daemon::message::Failure> for Failure {
+    fn from(failure: osvm_daemon::message::Failure) -> Self {
+        let osvm_daemon::message::Failure { code, message, causes, hint } = failure;
+        Self { code: Cow::Owned(code), message, causes, hint }
+    }
+}
+
+impl From<Failure> for osvm_daemon::message::Failure {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, message, causes, hint } = failure;
+        Self { code: code.into_owned(), message, causes, hint }
     }
 }

@@ -11,9 +11,11 @@
 
 mod arguments;
 mod backend;
+mod caller;
 mod cli;
 mod command;
 mod context;
+mod daemon;
 mod failure;
 mod interrupt;
 mod logging;
@@ -48,14 +50,20 @@ fn start(printer: Printer, Cli { mut global, command }: Cli) -> Outcome {
         global.backend = BackendName::from_environment()?;
     }
     logging::start(&global)?;
-    run(&Context { printer, global }, &command)
+    run(Context { printer, global }, &command)
 }
 
-fn run(context: &Context, command: &Command) -> Outcome {
+fn run(context: Context, command: &Command) -> Outcome {
+    let context = match command {
+        // It lives as long as the process, and keeps the context for that long.
+        Command::Daemon(args) => return command::daemon::run(context, args),
+        _ => &context,
+    };
     match command {
         Command::Mcp(Mcp::CallTool(args)) => command::call_tool::run(context, args),
         Command::Mcp(Mcp::Serve(args)) => command::serve::run(context, args),
         Command::Mcp(Mcp::Tools(args)) => command::tools::run(context, args),
+        Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),
         Command::Doctor(args) => command::doctor::run(context, args),
         Command::Ps(args) => command::ps::run(context, args),

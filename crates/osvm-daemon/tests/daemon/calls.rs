@@ -165,7 +165,10 @@ fn ending_lets_calls_finish_and_leaves_nothing() {
     let mut client = daemon.connect();
     let head = daemon.head("hostile", "echo");
     let caller = std::thread::spawn(move || client.call(head, &raw("{}")).unwrap());
-    let status = daemon.wait_for("a call that runs", |status| status["pool"]["in_use"] == 1);
+    let serves = |vm: &Value| vm["idle"] == false && vm["vm_pid"].is_u64();
+    let status = daemon.wait_for("a call that runs", |status| {
+        status["vms"].as_array().unwrap().iter().any(serves)
+    });
     let pids: Vec<u64> =
         status["vms"].as_array().unwrap().iter().filter_map(|vm| vm["vm_pid"].as_u64()).collect();
     assert!(!pids.is_empty());

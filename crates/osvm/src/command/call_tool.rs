@@ -6,27 +6,34 @@
 //! {"result": …, "call": "…", "isolation": {…}}
 //! {"error": {…}, "call": "…", "isolation": {…}}
 //! ```
+//!
+//! With `--batch` there are many calls, and `batch` tells of them in the same envelopes.
 
-use super::{Outcome, Status};
+use super::{Outcome, Status, batch};
 use crate::arguments;
+use crate::caller::Caller;
 use crate::cli::CallTool;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::{Interrupt, Signal};
+use osvm_daemon::client::{CallReply, Trouble};
 use osvm_protocol::message::RpcError;
-use osvm_runtime::{Answer, CallError, CallId, Cancel, Isolation, Report, ToolCall};
+use osvm_runtime::{CallId, ToolCall};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Envelope<'a> {
+pub(super) struct Envelope<'a> {
+    /// Number of the line in the batch, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) index: Option<u64>,
     #[serde(flatten)]
     outcome: Told<'a>,
     /// The call's id; `null` when the call did not begin.
     call: Option<CallId>,
     /// How it ran; `null` when the call did not begin.
-    isolation: Option<&'a Isolation>,
+    isolation: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,72 +51,122 @@ enum Reason<'a> {
     Osvm(&'a Failure),
 }
 
-/// Runs the call and tells how it went.
+/// What came of a call, as every output tells it.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Answered(Box<RawValue>),
+    ToolError(RpcError),
+    Failed(Failure),
+    /// A signal ended it.
+    Interrupted(Failure, Signal),
+}
+
+/// A call that is over.
+#[derive(Debug)]
+pub(super) struct Over {
+    pub(super) ended: Ended,
+    /// `None` when the call did not begin.
+    call: Option<(CallId, Box<RawValue>)>,
+}
+
+/// Runs the call, or those of a batch, and tells how it went.
 pub(crate) fn run(context: &Context, args: &CallTool) -> Outcome {
-    let (report, interrupt) = match call(context, args) {
-        Ok(called) => called,
-        Err(failure) if args.json => {
-            return tell(context, None, Err(Reason::Osvm(&failure))).and(Err(failure));
-        }
-        Err(failure) => return Err(failure),
+    if let Some(file) = &args.batch {
+        return batch::run(context, args, file);
+    }
+    let over = match call(context, args) {
+        Ok(over) => over,
+        Err(failure) => Over { ended: Ended::Failed(failure), call: None },
     };
-    match &report.outcome {
-        Ok(Answer::Result(result)) if args.json => {
-            tell(context, Some(&report), Ok(result))?;
-            Ok(Status::Success)
-        }
-        Ok(Answer::Result(result)) => {
+    if args.json {
+        context.printer.json(&over.envelope(None))?;
+    }
+    match &over.ended {
+        Ended::Answered(_) if args.json => Ok(Status::Success),
+        Ended::Answered(result) => {
             context.printer.result(result.get())?;
             Ok(Status::Success)
         }
-        Ok(Answer::ToolError(error)) => {
-            if args.json {
-                tell(context, Some(&report), Err(Reason::Tool(error)))?;
-            }
+        Ended::ToolError(error) => {
             // The code of a failure that is only shown to people is never seen.
             context.printer.failure(&Failure::new("tool", &error.message));
             Ok(Status::ToolFailed)
         }
-        Err(error) => {
-            let signal = interrupt.signal().filter(|_| matches!(error, CallError::Cancelled));
-            let failure = failure(error, signal);
-            if args.json {
-                tell(context, Some(&report), Err(Reason::Osvm(&failure)))?;
-            }
-            context.printer.failure(&failure);
-            Ok(signal.map_or(Status::OsvmFailed, |signal| Status::Interrupted(signal.exit_code())))
+        Ended::Failed(failure) => {
+            context.printer.failure(failure);
+            Ok(Status::OsvmFailed)
+        }
+        Ended::Interrupted(failure, signal) => {
+            context.printer.failure(failure);
+            Ok(Status::Interrupted(signal.exit_code()))
         }
     }
 }
 
-fn call(context: &Context, args: &CallTool) -> Result<(Report, Interrupt), Failure> {
+fn call(context: &Context, args: &CallTool) -> Result<Over, Failure> {
+    let (Some(server), Some(tool)) = (&args.server, &args.tool) else {
+        return Err(Failure::new("usage", "a call needs a server and a tool"));
+    };
     let arguments = arguments::read(args.arguments.as_deref())?;
-    let env = context.env()?;
-    let runtime = context.runtime(context.config(&env)?, &env)?;
-    let cancel = Cancel::default();
+    let caller = Caller::new(context, args.choice())?;
     let interrupt = Interrupt::watch({
-        let cancel = cancel.clone();
-        move || cancel.cancel()
+        let running = caller.running().clone();
+        move || running.stop()
     })?;
-    let call = ToolCall { server: args.server.clone(), tool: args.tool.clone(), arguments };
-    Ok((runtime.call(&call, &cancel), interrupt))
+    let call = ToolCall { server: server.clone(), tool: tool.clone(), arguments };
+    Ok(Over::new(caller.line(false).call(&call), interrupt.signal()))
 }
 
-fn tell(
-    context: &Context,
-    report: Option<&Report>,
-    outcome: Result<&RawValue, Reason<'_>>,
-) -> Result<(), Failure> {
-    context.printer.json(&Envelope {
-        outcome: outcome.map_or_else(Told::Error, Told::Result),
-        call: report.map(|report| report.call),
-        isolation: report.map(|report| &report.isolation),
-    })
-}
-
-fn failure(error: &CallError, signal: Option<Signal>) -> Failure {
-    match signal {
-        Some(signal) => Failure::new("interrupted", format!("interrupted by {}", signal.name())),
-        None => Failure::from_error(error.code(), error, error.hint()),
+impl Over {
+    /// What came of a call; `signal` has arrived meanwhile.
+    pub(super) fn new(reply: Result<CallReply, Failure>, signal: Option<Signal>) -> Self {
+        let (outcome, call) = match reply {
+            Ok(CallReply { call, outcome, isolation }) => (outcome, Some((call, isolation))),
+            // A daemon that was hung up on tells nothing of the call.
+            Err(failure) => {
+                let ended = match signal {
+                    Some(signal) => interrupted(signal),
+                    None => Ended::Failed(failure),
+                };
+                return Self { ended, call: None };
+            }
+        };
+        let ended = match outcome {
+            Ok(result) => Ended::Answered(result),
+            Err(Trouble::Tool(error)) => Ended::ToolError(error),
+            Err(Trouble::Osvm(failure)) => match signal.filter(|_| failure.code == "interrupted") {
+                Some(signal) => interrupted(signal),
+                None => Ended::Failed(failure.into()),
+            },
+        };
+        Self { ended, call }
     }
+
+    /// A call that could not even be made.
+    pub(super) fn failed(failure: Failure) -> Self {
+        Self { ended: Ended::Failed(failure), call: None }
+    }
+
+    /// The same for programs.
+    pub(super) fn envelope(&self, index: Option<u64>) -> Envelope<'_> {
+        let outcome = match &self.ended {
+            Ended::Answered(result) => Told::Result(result),
+            Ended::ToolError(error) => Told::Error(Reason::Tool(error)),
+            Ended::Failed(failure) | Ended::Interrupted(failure, _) => {
+                Told::Error(Reason::Osvm(failure))
+            }
+        };
+        let call = self.call.as_ref();
+        Envelope {
+            index,
+            outcome,
+            call: call.map(|(id, _)| *id),
+            isolation: call.map(|(_, isolation)| &**isolation),
+        }
+    }
+}
+
+fn interrupted(signal: Signal) -> Ended {
+    let failure = Failure::new("interrupted", format!("interrupted by {}", signal.name()));
+    Ended::Interrupted(failure, signal)
 }
