@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 pub(crate) struct Osvm {
     program: PathBuf,
     config: Option<PathBuf>,
+    backend: Option<&'static str>,
 }
 
 /// How a command ended and what it said.
@@ -29,7 +30,7 @@ impl Osvm {
         if let Some(program) = std::env::var_os("OSVM").filter(|program| !program.is_empty()) {
             let program = Path::new(&program).canonicalize();
             let program = program.context("`OSVM` does not name a program")?;
-            return Ok(Self { program, config: None });
+            return Ok(Self { program, config: None, backend: None });
         }
         install::build_osvm(project)?;
         Ok(Self::built(project))
@@ -37,12 +38,17 @@ impl Osvm {
 
     /// The release build, which must be there.
     pub(crate) fn built(project: &Project) -> Self {
-        Self { program: project.release("osvm"), config: None }
+        Self { program: project.release("osvm"), config: None, backend: None }
     }
 
     /// The same program under another config.
     pub(crate) fn with_config(&self, config: &Path) -> Self {
         Self { config: Some(config.to_owned()), ..self.clone() }
+    }
+
+    /// The same program with this backend, whatever the config says.
+    pub(crate) fn with_backend(&self, backend: &'static str) -> Self {
+        Self { backend: Some(backend), ..self.clone() }
     }
 
     /// Where the program is.
@@ -56,6 +62,9 @@ impl Osvm {
         command.args(arguments).stdin(Stdio::null());
         if let Some(config) = &self.config {
             command.env("OSVM_CONFIG", config);
+        }
+        if let Some(backend) = self.backend {
+            command.env("OSVM_BACKEND", backend);
         }
         command
     }

@@ -107,6 +107,7 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     }
     files.text("/osvm-test/modules", &modules);
     tools::add(&mut files)?;
+    tools::add_qemu(QEMU, &mut files)?;
     let programs = programs::build(project)?;
     files.copy(&programs.init, "/init")?;
     for file in &programs.files {

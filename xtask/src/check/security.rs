@@ -1,7 +1,8 @@
 //! Each promise of `SECURITY.md`, shown by trying to break it from inside a guest.
 //!
 //! The guest is the image `hostile`, which does what its environment variable `HOSTILE` says. It
-//! lives in a store of its own, so the user's images and config stay as they are.
+//! lives in a store of its own, so the user's images and config stay as they are. The backend is the
+//! embedded VMM: the jail that is looked at is its own.
 
 use super::execution::CIDS;
 use super::{Checks, Seen, processes, same};
@@ -28,7 +29,7 @@ const MEMORY_MIB: u64 = 72;
 pub(super) fn check(project: &Project, checks: &mut Checks) -> Result<()> {
     toolchain::add_targets()?;
     guest::build(project)?;
-    let osvm = Osvm::find(project)?;
+    let osvm = Osvm::find(project)?.with_backend("kvm");
     let lab = Lab::new(project, osvm)?;
     process_isolation(&lab, checks);
     vsock_only(&lab, checks);
@@ -180,7 +181,7 @@ fn timeouts(lab: &Lab, checks: &mut Checks) {
             let took = begun.elapsed();
             same(&said.code, &Some(2))?;
             ensure!(took < Duration::from_secs(3), "it took {took:.2?}");
-            Ok(format!("{took:.2?} with a limit of 1 s: {}", first_line(&said)))
+            Ok(format!("{took:.2?} with a limit of 1 s: {}", reason(&said)))
         });
     }
     checks.check("a guest that spins dies with an osvm that is killed", || {
@@ -194,13 +195,11 @@ fn timeouts(lab: &Lab, checks: &mut Checks) {
 
 fn jail(lab: &Lab, checks: &mut Checks) {
     checks.group("jail of a living VM process");
-    let promises: [(&str, &str, &str); 6] = [
+    let promises: [(&str, &str, &str); 4] = [
         ("system calls are filtered", "Seccomp", "2"),
         ("it can get no new privileges", "NoNewPrivs", "1"),
         ("it has no capabilities", "CapEff", "0000000000000000"),
-        ("it may regain none", "CapPrm", "0000000000000000"),
-        ("it has one thread", "Threads", "1"),
-        ("it has no swap or huge pages to hide in", "VmSwap", "0 kB"),
+        ("it can regain none", "CapPrm", "0000000000000000"),
     ];
     for (sentence, field, expected) in promises {
         lab.with_spinning(checks, sentence, |vm| {
@@ -233,7 +232,7 @@ fn closed(lab: &Lab, checks: &mut Checks) {
         let said = osvm.say(&ECHO)?;
         same(&said.code, &Some(2))?;
         ensure!(!said.stdout.contains("\"result\""), "it was answered: {}", said.stdout);
-        Ok(first_line(&said))
+        Ok(reason(&said))
     });
     checks.check("an altered image is not booted", || {
         let path = lab.store.image_path(IMAGE_NAME);
@@ -246,13 +245,13 @@ fn closed(lab: &Lab, checks: &mut Checks) {
         fs::write(&path, bytes)?;
         let said = said?;
         same(&said.code, &Some(2))?;
-        Ok(first_line(&said))
+        Ok(reason(&said))
     });
     checks.check("a config with an unknown field lets no call run", || {
         let osvm = lab.config("unknown", &json!({ "memory_mbb": 64 }))?;
         let said = osvm.say(&ECHO)?;
         same(&said.code, &Some(2))?;
-        Ok(first_line(&said))
+        Ok(reason(&said))
     });
 }
 
@@ -318,7 +317,7 @@ impl Lab {
         if let Some(vm) = find(&envelope, &["vm_pid"]).and_then(Value::as_u64) {
             ensure!(!processes::lives(u32::try_from(vm)?), "VM process {vm} is still there");
         }
-        Ok(first_line(&said))
+        Ok(reason(&said))
     }
 
     /// Looks at the VM process of a guest that is busy. What only root may see is skipped.
@@ -373,8 +372,12 @@ fn is_forbidden(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-fn first_line(said: &Said) -> String {
-    said.stderr.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+/// The error and its last cause.
+fn reason(said: &Said) -> String {
+    let mut lines = said.stderr.lines().map(str::trim);
+    let error = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let cause = lines.filter_map(|line| line.strip_prefix("caused by: ")).last();
+    cause.map_or_else(|| error.clone(), |cause| format!("{error}: {cause}"))
 }
 
 /// The first member with one of these names, however deep.

@@ -26,6 +26,23 @@ const PROGRAMS: &[&str] = &[
     "unshare",
 ];
 
+/// QEMU's firmware for the machine that osvm uses, where its packages put it.
+const FIRMWARE: &[&str] = &[
+    "/usr/share/qemu/bios-microvm.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/qboot.rom",
+    "/usr/share/seabios/bios-microvm.bin",
+];
+
+/// Puts QEMU where it is on this machine too, because it looks for its firmware from there.
+pub(super) fn add_qemu(qemu: &str, files: &mut Initramfs) -> Result<()> {
+    let program = find(qemu).with_context(|| format!("`{qemu}` is not on PATH"))?;
+    files.keep(&program)?;
+    add_libraries(&program, files)?;
+    let firmware = FIRMWARE.iter().map(Path::new).filter(|file| file.exists());
+    firmware.into_iter().try_for_each(|file| files.keep(file))
+}
+
 /// Puts the programs into `/bin`. One that this machine lacks is left out; what needs it will say so.
 pub(super) fn add(files: &mut Initramfs) -> Result<()> {
     for name in PROGRAMS {

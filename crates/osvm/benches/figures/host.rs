@@ -52,11 +52,12 @@ impl Host {
         Ok(Self { home, osvm, osvm_vm, store, vectors, guest })
     }
 
-    /// `osvm` with these arguments, in this home.
+    /// `osvm` with these arguments, in this home, on the embedded VMM.
     pub(crate) fn osvm(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.osvm);
         command.args(arguments).env_clear().env("HOME", self.home.path());
-        command.env("XDG_RUNTIME_DIR", self.runtime_dir()).current_dir(self.home.path());
+        command.env("OSVM_BACKEND", "kvm").env("XDG_RUNTIME_DIR", self.runtime_dir());
+        command.current_dir(self.home.path());
         command.stdin(Stdio::null());
         command
     }
