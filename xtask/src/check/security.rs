@@ -376,7 +376,7 @@ fn is_forbidden(error: &anyhow::Error) -> bool {
 fn reason(said: &Said) -> String {
     let mut lines = said.stderr.lines().map(str::trim);
     let error = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let cause = lines.filter_map(|line| line.strip_prefix("caused by: ")).last();
+    let cause = lines.rev().find_map(|line| line.strip_prefix("caused by: "));
     cause.map_or_else(|| error.clone(), |cause| format!("{error}: {cause}"))
 }
 

@@ -1,3 +1,5 @@
+//! Schemas osvm can check in full, schemas it must refuse, and agreement with a full validator.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;

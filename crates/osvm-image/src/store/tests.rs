@@ -1,3 +1,5 @@
+//! What a store gives back is what was put in, and nothing that was changed since.
+
 use super::*;
 use crate::fixture;
 use crate::{DEFAULT_IMAGE, LookupError};

@@ -1,3 +1,5 @@
+//! Configs as users write them, right and wrong, and bytes that are no config.
+
 use super::*;
 use crate::{EgressRule, ExecutionMode, HostPattern, KraftConfig, Mount, OnFailure, PathPattern};
 use proptest::prelude::*;

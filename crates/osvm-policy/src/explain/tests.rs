@@ -1,3 +1,5 @@
+//! Explanations agree with what is resolved and point at the lines that decided it.
+
 use crate::{Config, Env};
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! Which files are trusted with deciding what is isolated.
+
 use super::*;
 use crate::{Config, Created, Env, default_text};
 use std::fs;

@@ -1,3 +1,5 @@
+//! Which level of a config decides each option of a tool.
+
 use super::*;
 use crate::{Config, Env};
 use std::path::Path;

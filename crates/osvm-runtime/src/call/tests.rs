@@ -1,3 +1,5 @@
+//! Whole calls on a fake hypervisor: how each one ends, and what is left of it.
+
 mod bench;
 
 use super::*;

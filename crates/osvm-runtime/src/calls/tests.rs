@@ -1,3 +1,5 @@
+//! Logs of calls: what is kept, who can write an end line, what a reader gets.
+
 use super::*;
 use tempfile::TempDir;
 

@@ -1,3 +1,5 @@
+//! CIDs among threads and processes, dead ones included.
+
 use super::*;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
