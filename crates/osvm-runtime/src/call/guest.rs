@@ -133,7 +133,7 @@ impl Run<'_> {
                 (console.file()?, Some(console))
             }
         };
-        let spec = recipe.spec(&lease, file);
+        let spec = recipe.spec(&lease, file)?;
         let booting = Instant::now();
         let backend = recipe.key.backend;
         self.isolation.backend = Some(backend);

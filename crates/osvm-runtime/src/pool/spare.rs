@@ -60,8 +60,8 @@ impl Spare {
         let begun = Instant::now();
         let mut lease = cids.take_idle(&recipe.key.image)?;
         let console = console()?;
-        let spec = recipe
-            .spec(&lease, console.try_clone().map_err(|error| refused("a descriptor", error))?);
+        let file = console.try_clone().map_err(|error| refused("a descriptor", error))?;
+        let spec = recipe.spec(&lease, file)?;
         let guest = Booted::boot(&*recipe.backend, &spec, cancel)?;
         lease.set_vm_pid(guest.vm_pid());
         let mut ready = guest.connect(deadline)?;
