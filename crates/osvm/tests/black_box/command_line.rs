@@ -12,6 +12,7 @@ Usage: osvm [OPTIONS] <COMMAND>
 
 Commands:
   mcp     Call MCP tools, each call in a virtual machine of its own
+  daemon  Keep virtual machines ready for calls of other processes
   config  Look at and check the isolation config
   doctor  Check whether calls can run on this host, and say how to fix what is wrong
   ps      List the virtual machines that run now
@@ -65,13 +66,13 @@ fn help_of_a_call_shows_how_to_call() {
         .stdout_eq(str![[r#"
 Call one tool: boot a virtual machine, call, destroy it
 
-Usage: osvm mcp call-tool [OPTIONS] <SERVER> <TOOL> [ARGUMENTS]
+Usage: osvm mcp call-tool [OPTIONS] [SERVER] [TOOL] [ARGUMENTS]
 
 Arguments:
-  <SERVER>
+  [SERVER]
           The MCP server the tool belongs to
 
-  <TOOL>
+  [TOOL]
           The tool's name
 
   [ARGUMENTS]
@@ -80,6 +81,23 @@ Arguments:
 Options:
       --json
           Print an envelope: result or error, and how the call was isolated
+
+      --batch <FILE>
+          Make the calls of a file (`-` for stdin), one a line, and print an envelope a line: {"server": ..., "tool": ..., "arguments": {...}}
+
+      --jobs <N>
+          Calls of a batch to run at once
+          
+          [default: 1]
+
+      --reuse
+          Let one virtual machine serve consecutive calls of a batch to one server
+
+      --daemon
+          Have the daemon run it, and start one if there is none [default: if the config has a pool]
+
+      --no-daemon
+          Run it in this process, whatever the config says
 
   -h, --help
           Print help (see a summary with '-h')
@@ -126,6 +144,7 @@ Examples:
   osvm mcp call-tool system echo '{"text":"hi"}'
   osvm mcp call-tool solana decode_transaction @transaction.json
   echo '{"text":"hi"}' | osvm mcp call-tool system echo - --json
+  osvm mcp call-tool --batch calls.jsonl --jobs 8
 
 Exit codes: 0 the tool answered, 1 the tool reported an error, 2 osvm could not run it.
 
