@@ -144,6 +144,16 @@ impl Catalog {
         self.tools.values()
     }
 
+    /// Whether clients see the same in both.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        let seen = |catalog: &Self| {
+            let tools: Vec<_> =
+                catalog.tools().map(|tool| tool.definition(Era::Stateless)).collect();
+            serde_json::to_string(&tools).ok()
+        };
+        seen(self) == seen(other)
+    }
+
     /// The tool that clients call `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&Listed> {
         self.tools.get(name)

@@ -11,7 +11,7 @@
 //! - Raw: arguments, schemas and results are passed on as the text they are. Only what osvm acts
 //!   on is parsed (`docs/decisions/0005-raw-json-in-the-gateway.md`).
 //! - Ready: what clients ask first is answered from the tool definitions in the images. No guest
-//!   is started before a tool is called.
+//!   is started before a tool is called. When the images change, clients are told.
 //! - Either era, decided for each request: a request that carries its protocol version is
 //!   stateless MCP (2026-07-28), any other one needs the `initialize` handshake of before.
 //! - Silent: after a cancellation nothing is sent for that request.
@@ -26,7 +26,9 @@
 mod call;
 mod catalog;
 mod flight;
+mod http;
 mod lines;
+mod listen;
 mod message;
 mod outlet;
 mod session;
@@ -35,6 +37,7 @@ mod words;
 
 pub use catalog::{Catalog, CatalogError, Listed, Selection};
 pub use flight::MAX_CALLS;
+pub use http::{Guard, Token, TokenError, serve_http};
 pub use lines::MAX_LINE;
 pub use session::Gateway;
 pub use stdio::{End, ServeError, Stop, serve};

@@ -6,10 +6,11 @@
 //! - Whether a message may still be sent is asked when it is its turn, not when it was made.
 //! - A client that does not read stops whoever wants to write, so nothing piles up.
 
+use rmcp::model::ErrorCode;
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 64 * 1024;
@@ -19,6 +20,7 @@ pub(crate) struct Outlet {
     to: Mutex<BufWriter<Box<dyn Write + Send>>>,
     broken: AtomicBool,
     on_break: Box<dyn Fn() + Send + Sync>,
+    refused: Option<Arc<AtomicI32>>,
 }
 
 impl std::fmt::Debug for Outlet {
@@ -38,6 +40,19 @@ impl Outlet {
             to: Mutex::new(BufWriter::with_capacity(BUFFER, to)),
             broken: AtomicBool::new(false),
             on_break: Box::new(on_break),
+            refused: None,
+        }
+    }
+
+    /// Writes down in `refused` the code of an error before the error is sent.
+    pub(crate) fn noting(self, refused: Arc<AtomicI32>) -> Self {
+        Self { refused: Some(refused), ..self }
+    }
+
+    /// A request is about to be refused with `code`.
+    pub(crate) fn note_refused(&self, code: ErrorCode) {
+        if let Some(refused) = &self.refused {
+            refused.store(code.0, Ordering::SeqCst);
         }
     }
 
@@ -83,7 +98,6 @@ impl<W: Write> Write for OneLine<W> {
 mod tests {
     use super::*;
     use serde_json::value::RawValue;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Clone, Default)]

@@ -10,6 +10,7 @@ use crate::call;
 use crate::catalog::{Catalog, CatalogError, Definition, Selection};
 use crate::flight::{Flights, Refused};
 use crate::lines::{Line, MAX_LINE};
+use crate::listen::Listeners;
 use crate::message::{Common, Defect, Incoming, NoMessage, Text, owned, parse, read_params};
 use crate::outlet::Outlet;
 use crate::words::{self, Era};
@@ -19,14 +20,28 @@ use rmcp::model::{ErrorCode, ErrorData};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::sync::Arc;
-use tracing::{debug, warn};
+use std::sync::{Arc, PoisonError, RwLock};
+use tracing::{debug, info, warn};
 
 /// What all clients of one osvm share.
 #[derive(Debug)]
 pub struct Gateway {
     pub(crate) runtime: Runtime,
-    pub(crate) catalog: Catalog,
+    selection: Selection,
+    current: RwLock<Current>,
+}
+
+/// The tools as they were read last.
+struct Current {
+    catalog: Arc<Catalog>,
+    /// Whether the images are still the ones that were read.
+    unchanged: Box<dyn Fn(&Runtime) -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Current {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Current").field("catalog", &self.catalog).finish_non_exhaustive()
+    }
 }
 
 impl Gateway {
@@ -36,14 +51,44 @@ impl Gateway {
     ///
     /// [`CatalogError`] when an image can't be used, or what is selected is not there.
     pub fn new(runtime: Runtime, selection: &Selection) -> Result<Self, CatalogError> {
-        let catalog = Catalog::read(&runtime, selection)?;
-        Ok(Self { runtime, catalog })
+        let unchanged = watched(&runtime);
+        let catalog = Arc::new(Catalog::read(&runtime, selection)?);
+        let current = RwLock::new(Current { catalog, unchanged });
+        Ok(Self { runtime, selection: selection.clone(), current })
     }
 
     /// The tools that clients see.
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).catalog)
     }
+
+    /// Reads the tools anew if their images have changed. Tools that can't be read stay as they
+    /// were: a call says then what is wrong.
+    pub(crate) fn refresh(&self) {
+        if (self.current.read().unwrap_or_else(PoisonError::into_inner).unchanged)(&self.runtime) {
+            return;
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.unchanged = watched(&self.runtime);
+        match Catalog::read(&self.runtime, &self.selection) {
+            Ok(catalog) if catalog.looks_like(&current.catalog) => {}
+            Ok(catalog) => {
+                info!(tools = catalog.tools().len(), "the tools have changed");
+                current.catalog = Arc::new(catalog);
+            }
+            Err(error) => warn!("the tools have changed and can't be read: {error}"),
+        }
+    }
+}
+
+/// Remembers what the images look like now.
+fn watched(runtime: &Runtime) -> Box<dyn Fn(&Runtime) -> bool + Send + Sync> {
+    let images = runtime.config().images();
+    let look = move |runtime: &Runtime| -> Vec<_> {
+        images.iter().map(|name| runtime.store().stamp(name).ok()).collect()
+    };
+    let before = look(runtime);
+    Box::new(move |runtime| look(runtime) == before)
 }
 
 /// One client.
@@ -52,6 +97,7 @@ pub(crate) struct Session {
     gateway: Arc<Gateway>,
     outlet: Arc<Outlet>,
     flights: Flights,
+    listeners: Listeners,
     handshake: bool,
 }
 
@@ -96,8 +142,18 @@ struct ToolList<'a> {
 struct Nothing {}
 
 impl Session {
-    pub(crate) fn new(gateway: Arc<Gateway>, outlet: Arc<Outlet>, flights: Flights) -> Self {
-        Self { gateway, outlet, flights, handshake: false }
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        outlet: Arc<Outlet>,
+        flights: Flights,
+        listeners: Listeners,
+    ) -> Self {
+        Self { gateway, outlet, flights, listeners, handshake: false }
+    }
+
+    /// Takes requests as if `initialize` had come first: it did, in another session of its own.
+    pub(crate) fn skip_handshake(&mut self) {
+        self.handshake = true;
     }
 
     /// Takes one line of the client.
@@ -142,6 +198,9 @@ impl Session {
                 self.answer(id, words::discovered());
                 Ok(())
             }
+            "subscriptions/listen" if era()? == Era::Stateless => {
+                self.listeners.listen(id, params, &self.outlet)
+            }
             "tools/list" => self.list_tools(id, params, era()?),
             "tools/call" => self.call_tool(id, params, era()?, &common),
             _ => {
@@ -161,6 +220,7 @@ impl Session {
             return Err(Defect::params("`initialize` needs `params` with `protocolVersion`"));
         };
         self.handshake = true;
+        self.listeners.shake_hands();
         self.answer(id, words::initialized(&version));
         Ok(())
     }
@@ -174,12 +234,14 @@ impl Session {
         if read_params::<Params<'_>>(params)?.unwrap_or_default().cursor.is_some() {
             return Err(Defect::params("`cursor` is none of ours: all tools are on one page"));
         }
+        self.gateway.refresh();
+        let catalog = self.gateway.catalog();
         let stateless = era == Era::Stateless;
         self.answer(
             id,
             ToolList {
                 result_type: stateless.then_some("complete"),
-                tools: self.gateway.catalog.tools().map(|tool| tool.definition(era)).collect(),
+                tools: catalog.tools().map(|tool| tool.definition(era)).collect(),
                 ttl_ms: stateless.then_some(words::FRESH.as_millis()),
                 cache_scope: stateless.then_some("private"),
             },
@@ -194,7 +256,7 @@ impl Session {
         era: Era,
         common: &Common<'_>,
     ) -> Result<(), Defect> {
-        let planned = call::plan(&self.gateway.catalog, params)?;
+        let planned = call::plan(&self.gateway.catalog(), params)?;
         let bytes = params.map_or(0, |params| params.get().len());
         match self.flights.take_off(id.clone(), bytes) {
             Ok(flight) => {
@@ -235,7 +297,9 @@ impl Session {
         match read_params::<Cancelled<'_>>(params) {
             Ok(Some(Cancelled { id })) => {
                 debug!(%id, "cancelled by the client");
-                self.flights.cancel(&owned(id));
+                let id = owned(id);
+                self.flights.cancel(&id);
+                self.listeners.cancel(&id);
             }
             // Nobody can be told: notifications have no answer.
             _ => warn!("a cancellation without a request id"),
@@ -249,9 +313,18 @@ impl Session {
     fn refuse(&self, id: Option<&Id<'_>>, defect: Defect) {
         let Defect { code, message, data } = defect;
         debug!(code = code.0, %message, "refused");
+        self.outlet.note_refused(code);
         let error = ErrorData { code, message, data };
         self.outlet.send(|| true, &ErrorResponse { jsonrpc: "2.0", id, error });
     }
+}
+
+/// The message that says what is wrong with another one.
+pub(crate) fn error_response(id: Option<&Id<'_>>, defect: Defect) -> String {
+    let Defect { code, message, data } = defect;
+    let error = ErrorData { code, message, data };
+    // Text and numbers can't fail to be written.
+    serde_json::to_string(&ErrorResponse { jsonrpc: "2.0", id, error }).unwrap_or_default()
 }
 
 /// A client's own word in an answer, cut where it is longer than any name.

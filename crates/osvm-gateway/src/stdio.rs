@@ -7,6 +7,7 @@
 
 use crate::flight::Flights;
 use crate::lines;
+use crate::listen::{self, Listeners};
 use crate::outlet::Outlet;
 use crate::session::{Gateway, Session};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -38,6 +39,19 @@ impl Stop {
     /// The host has no descriptors left.
     pub fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Waits until [`Stop::stop`] was called.
+    pub(crate) fn wait(&self) {
+        let stopped = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        loop {
+            let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+            // Nothing but a signal keeps this from waiting.
+            let _woken = poll(&mut fds, None);
+            if fds.iter().all(stopped) {
+                return;
+            }
+        }
     }
 
     /// Cancels all calls and ends the service, now and from now on.
@@ -84,7 +98,11 @@ pub fn serve(
         let to = Output { to: Arc::clone(&output), stop: stop.clone() };
         Arc::new(Outlet::new(to, move || stop.stop()))
     };
-    let mut session = Session::new(Arc::clone(gateway), outlet, flights.clone());
+    let listeners = Listeners::default();
+    let mut session =
+        Session::new(Arc::clone(gateway), Arc::clone(&outlet), flights.clone(), listeners.clone());
+    // Dropped at the end, which ends the watching.
+    let _watched = listen::start(gateway, &listeners, &outlet);
     let input = Input { from: input, output: Arc::clone(&output), stop: stop.clone(), end: None };
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut buffer = Vec::new();
@@ -96,7 +114,10 @@ pub fn serve(
         }
     };
     let end = match heard {
-        Ok(End::InputEnded) => Ok(finish(&flights, &output, stop)),
+        Ok(End::InputEnded) => {
+            listeners.close(&outlet);
+            Ok(finish(&flights, &output, stop))
+        }
         end => end,
     };
     if !matches!(end, Ok(End::InputEnded)) {

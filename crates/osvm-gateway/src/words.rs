@@ -59,7 +59,9 @@ pub(crate) fn unsupported(asked: &str) -> Defect {
 
 fn capabilities() -> ServerCapabilities {
     let mut capabilities = ServerCapabilities::default();
-    capabilities.tools = Some(ToolsCapability::default());
+    let mut tools = ToolsCapability::default();
+    tools.list_changed = Some(true);
+    capabilities.tools = Some(tools);
     capabilities
 }
 

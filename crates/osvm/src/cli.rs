@@ -145,8 +145,10 @@ pub(crate) enum Mcp {
     /// Call one tool: boot a virtual machine, call, destroy it
     #[command(visible_alias = "call")]
     CallTool(CallTool),
-    /// Be one MCP server with all tools, for the client that started osvm
+    /// Be one MCP server with all tools, for the client that started osvm or over HTTP
     Serve(Serve),
+    /// Print the token that clients of `mcp serve --http` have to show
+    Token,
     /// List the tools that the images on this host carry
     Tools(Tools),
 }
@@ -204,9 +206,10 @@ pub(crate) struct CallTool {
 Examples:
   osvm mcp serve --dry-run
   osvm mcp serve --servers solana --no-prefix
+  osvm mcp serve --http 127.0.0.1:7777
   claude mcp add osvm -- osvm mcp serve
 
-A client starts this command and speaks MCP with it over stdin and stdout.")]
+A client starts this command and speaks MCP with it over stdin and stdout, unless --http is given.")]
 pub(crate) struct Serve {
     /// Only the tools of these servers
     #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
@@ -217,6 +220,12 @@ pub(crate) struct Serve {
     /// Leave out the server's name where no other tool has the same name
     #[arg(long)]
     pub(crate) no_prefix: bool,
+    /// Serve over Streamable HTTP at this address, as http://ADDRESS/mcp
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "dry_run")]
+    pub(crate) http: Option<std::net::SocketAddr>,
+    /// Ask clients over HTTP for no token; only where no other machine reaches the address
+    #[arg(long, requires = "http")]
+    pub(crate) no_token: bool,
     /// Print what would be served, and under which names
     #[arg(long)]
     pub(crate) dry_run: bool,

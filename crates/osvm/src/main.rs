@@ -62,6 +62,7 @@ fn run(context: Context, command: &Command) -> Outcome {
     match command {
         Command::Mcp(Mcp::CallTool(args)) => command::call_tool::run(context, args),
         Command::Mcp(Mcp::Serve(args)) => command::serve::run(context, args),
+        Command::Mcp(Mcp::Token) => command::serve::token(context),
         Command::Mcp(Mcp::Tools(args)) => command::tools::run(context, args),
         Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),

@@ -102,21 +102,11 @@ impl Client {
         );
     }
 
-    /// Says no more.
-    pub(crate) fn hush(&mut self) {
-        self.to = None;
-    }
-
     /// Says no more, hears the rest and waits for the end.
     pub(crate) fn finish(mut self) -> (ExitStatus, Vec<Value>) {
-        self.hush();
+        self.to = None;
         let rest = self.from.iter().map(|line| serde_json::from_str(&line).unwrap()).collect();
         (self.osvm.wait().unwrap(), rest)
-    }
-
-    /// Waits for the end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.osvm.wait().unwrap()
     }
 }
 

@@ -15,6 +15,7 @@ mod hostile;
 mod output;
 mod serve;
 mod serve_abuse;
+mod serve_http;
 mod tools;
 mod unikernel;
 mod watching;

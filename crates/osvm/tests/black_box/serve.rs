@@ -162,6 +162,47 @@ fn progress_is_told_to_those_who_ask_before_the_answer() {
 }
 
 #[test]
+fn clients_are_told_when_the_tools_have_changed_and_only_then() {
+    let home = Home::new();
+    let install = |image: &[u8]| {
+        let file = home.write("image", image);
+        home.store().install("unikraft_tool_executor", &file, None).unwrap();
+    };
+    let image = std::fs::read(home.store().image_path("unikraft_tool_executor")).unwrap();
+    let mut old = Client::connect(&home);
+    let mut new = Client::start(&home, &[]);
+    let filter = json!({"notifications": {"toolsListChanged": true, "promptsListChanged": true}});
+    new.request(5, "subscriptions/listen", stateless(filter));
+    let id = "io.modelcontextprotocol/subscriptionId";
+    let acknowledged = json!({"jsonrpc": "2.0",
+        "method": "notifications/subscriptions/acknowledged",
+        "params": {"_meta": {id: 5}, "notifications": {"toolsListChanged": true}}});
+    assert_eq!(new.next(), acknowledged);
+    let before = old.ask(2, "tools/list", json!({}));
+    // Installed anew, but the same: nothing to tell.
+    install(&image);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let (was, is) = (b"Returns the text it was given.", b"Says again what it has heard..");
+    let at = image.windows(was.len()).position(|bytes| bytes == was).unwrap();
+    install(&[&image[..at], is, &image[at + was.len()..]].concat());
+    assert_eq!(old.next(), json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed",
+        "params": {"_meta": {id: 5}}});
+    assert_eq!(new.next(), told);
+    let after = old.ask(3, "tools/list", json!({}));
+    let said = before
+        .to_string()
+        .replace("Returns the text it was given.", "Says again what it has heard..");
+    assert_eq!(after["result"], serde_json::from_str::<Value>(&said).unwrap()["result"]);
+    let (_, rest) = new.finish();
+    assert_eq!(
+        rest,
+        [json!({"jsonrpc": "2.0", "id": 5,
+        "result": {"resultType": "complete", "_meta": {id: 5}}})]
+    );
+}
+
+#[test]
 fn names_are_short_where_the_user_wants_them_so() {
     let home = Home::new();
     let dry = |args: &[&str]| {
