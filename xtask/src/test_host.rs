@@ -116,6 +116,8 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     for directory in programs.list.iter().map(|program| &program.directory) {
         files.directory(directory);
     }
+    // The suite of promises finds the images from its own folder.
+    files.directory(&project.root.join("crates/osvm-vmm"));
     let lines = programs.list.iter().map(programs::Program::line);
     files.text("/osvm-test/programs", &lines.collect::<String>());
     files.write(initrd)

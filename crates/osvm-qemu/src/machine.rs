@@ -158,7 +158,9 @@ impl Machine for QemuMachine {
         let by_status = |report: String| match status {
             Ok(status) => match (status.signal(), status.code()) {
                 (Some(signal), _) => Death::Killed { signal },
-                (None, Some(0)) => Death::ShutDown,
+                // Whatever it was came before QEMU listened to us. A guest of ours has one way to
+                // stop its machine, and that is the reset of a triple fault.
+                (None, Some(0)) => Death::TripleFault,
                 (None, code) => Death::VmmFailed {
                     reason: format!("QEMU exited with {}: {report}", code.unwrap_or_default()),
                 },
@@ -166,7 +168,9 @@ impl Machine for QemuMachine {
             Err(error) => Death::VmmFailed { reason: error.to_string() },
         };
         match (fate.last_words, fate.cause) {
-            (Some(last_words), None | Some(Death::TripleFault)) => Death::Panicked { last_words },
+            (Some(last_words), None | Some(Death::TripleFault | Death::ShutDown)) => {
+                Death::Panicked { last_words }
+            }
             (_, Some(Death::VmmFailed { reason })) => {
                 Death::VmmFailed { reason: format!("{reason}: {}", self.process.report()) }
             }

@@ -62,7 +62,8 @@ pub(crate) fn outside_memory(guest: Guest) -> ! {
 pub(crate) fn outside_memory_write(guest: Guest) -> ! {
     let end = behind_memory(&guest);
     write(end);
-    die(format_args!("address {end:#x}, outside of memory, could be written"))
+    let seen = read(end);
+    die(format_args!("address {end:#x}, outside of memory and written to, reads as {seen:#x}"))
 }
 
 /// An address with no RAM that is mapped all the same: page tables reach up to 3 GiB.

@@ -26,8 +26,8 @@ const MARK: &str = "osvm-test-host:";
 /// Here KVM must work: a test that would skip itself elsewhere has to run.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("HOME", "/root"),
-    ("OSVM_REQUIRE", "guests,kvm,root"),
-    ("PATH", "/bin"),
+    ("OSVM_REQUIRE", "guests,kvm,qemu,root,vhost-vsock"),
+    ("PATH", "/bin:/usr/bin"),
     ("RUST_BACKTRACE", "1"),
     ("TMPDIR", "/tmp"),
 ];
