@@ -235,7 +235,7 @@ impl Server {
         let (pending, outlet) = reply::channel(plan.shape);
         let until = plan.listen.then(|| listen::start(&self.gateway, &listeners, &outlet));
         // A stateless request has flights of its own, and they end with its connection.
-        let owned = (plan.era == Era::Stateless && !plan.initialize)
+        let owned = (plan.era == Era::Stateless)
             .then(|| reply::Owned { flights: flights.clone(), _until: until });
         let mut session = Session::new(Arc::clone(&self.gateway), outlet, flights, listeners);
         if plan.era == Era::Handshake {
@@ -276,13 +276,15 @@ impl Plan {
             Incoming::Answer => (None, "", None),
         };
         let common = Common::read(params)?;
-        let era = common.era(true)?;
-        if era == Era::Stateless {
-            guard::check_headers(headers, method, params)?;
+        // First of all: which version is meant has to be certain before it is judged.
+        if let Some(version) = common.version() {
+            guard::check_headers(headers, &version, method, params)?;
         }
+        let era = common.era(true)?;
+        let initialize = era == Era::Handshake && method == "initialize";
         let listen = era == Era::Stateless && method == "subscriptions/listen";
         let told = common.progress_token().is_some() || listen;
         let shape = if told { Shape::Events } else { Shape::Json };
-        Ok(Self { id, era, shape, initialize: method == "initialize", listen })
+        Ok(Self { id, era, shape, initialize, listen })
     }
 }

@@ -180,6 +180,12 @@ impl<'a> Common<'a> {
         read_params(params).map(Option::unwrap_or_default)
     }
 
+    /// The protocol version that the request names, if it names one.
+    pub(crate) fn version(&self) -> Option<Cow<'a, str>> {
+        let version = self.meta.as_ref()?.version?;
+        Text::deserialize(version).map(|Text(version)| version).ok()
+    }
+
     /// Under which rules the request is to be answered. `handshake` says whether there was one.
     pub(crate) fn era(&self, handshake: bool) -> Result<Era, Defect> {
         let meta = self.meta.as_ref();

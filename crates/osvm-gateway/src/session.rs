@@ -188,7 +188,7 @@ impl Session {
         let common = Common::read(params)?;
         let era = || common.era(self.handshake);
         match method {
-            "initialize" => self.initialize(id, params),
+            "initialize" if common.era(true)? == Era::Handshake => self.initialize(id, params),
             // Whether the other side lives may be asked before anything else.
             "ping" if common.era(true)? == Era::Handshake => {
                 self.answer(id, Nothing {});

@@ -8,7 +8,7 @@ use super::token::Token;
 use crate::message::{Defect, Text, read_params};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Response, StatusCode};
-use rmcp::model::{ErrorCode, ProtocolVersion};
+use rmcp::model::ErrorCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +79,7 @@ fn is_local(name: &str) -> bool {
 /// Whether the headers of a stateless request say what its body says.
 pub(super) fn check_headers(
     headers: &HeaderMap,
+    version: &str,
     method: &str,
     params: Option<&RawValue>,
 ) -> Result<(), Defect> {
@@ -95,7 +96,7 @@ pub(super) fn check_headers(
         let message = format!("header `{header}` does not say what the body says");
         Err(Defect::new(ErrorCode::HEADER_MISMATCH, message))
     };
-    same("mcp-protocol-version", ProtocolVersion::LATEST.as_str())?;
+    same("mcp-protocol-version", version)?;
     same("mcp-method", method)?;
     if method == "tools/call" {
         let named = read_params::<Named<'_>>(params)?.and_then(|named| named.name);
@@ -211,7 +212,7 @@ mod tests {
         ];
         let params = RawValue::from_string(r#"{"name":"a__b"}"#.into()).unwrap();
         let check = |pairs: &[(&'static str, &str)]| {
-            check_headers(&headers(pairs), "tools/call", Some(&params))
+            check_headers(&headers(pairs), "2026-07-28", "tools/call", Some(&params))
         };
         check(&good).unwrap();
         for left_out in 0..good.len() {

@@ -195,6 +195,8 @@ fn errors_have_the_status_that_mcp_gives_them() {
     let server = Server::start(&home, &["--no-token"]);
     let unknown = server.stateless("resources/list", json!({}));
     assert_eq!((unknown.status, &unknown.json()["error"]["code"]), (404, &json!(-32601)));
+    let removed = server.stateless("initialize", json!({"protocolVersion": "2025-11-25"}));
+    assert_eq!((removed.status, &removed.json()["error"]["code"]), (404, &json!(-32601)));
     let wrong = server.stateless("tools/call", json!({"name": "x"}));
     assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (400, &json!(-32602)));
     let mismatch = server
@@ -203,7 +205,11 @@ fn errors_have_the_status_that_mcp_gives_them() {
     assert_eq!(mismatch.json()["id"], 1);
     let mut params = stateless(json!({}));
     params["_meta"]["io.modelcontextprotocol/protocolVersion"] = "1999-01-01".into();
-    let version = server.post(&[VERSION], &request(1, "tools/list", params));
+    let message = request(1, "tools/list", params);
+    let mismatch = server.post(&[VERSION, ("mcp-method", "tools/list")], &message);
+    assert_eq!((mismatch.status, &mismatch.json()["error"]["code"]), (400, &json!(-32020)));
+    let asked = [("mcp-protocol-version", "1999-01-01"), ("mcp-method", "tools/list")];
+    let version = server.post(&asked, &message);
     assert_eq!((version.status, &version.json()["error"]["code"]), (400, &json!(-32022)));
     let json = ("content-type", "application/json");
     for body in [b"[]".as_slice(), b"{", b"\xff", b"{\"id\":null}"] {
