@@ -13,6 +13,7 @@ mod denied;
 mod doctor;
 mod hostile;
 mod output;
+mod sdk;
 mod serve;
 mod serve_abuse;
 mod serve_http;
