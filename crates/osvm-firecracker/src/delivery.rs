@@ -21,9 +21,9 @@ use osvm_vmm::MachineSpec;
 use rustix::fs::{MemfdFlags, StatVfsMountFlags, memfd_create, statvfs};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{FileExt, chown};
 use std::path::{Path, PathBuf};
 
 /// First of the user and group ids that jailed guests run under; the CID is added, so that no two
@@ -109,9 +109,7 @@ pub(crate) fn jailed(
         boot_page: Path::new("/boot-page"),
     })?;
     let mut image = File::options().write(true).create_new(true).open(root.join("image"))?;
-    let mut from = spec.image.file.try_clone()?;
-    from.rewind()?;
-    io::copy(&mut from, &mut image)?;
+    copy(&spec.image.file, &mut image)?;
     fs::write(root.join("boot-page"), &spec.boot_page)?;
     fs::write(root.join("config"), config)?;
     let uid = uid(spec.cid);
@@ -130,6 +128,20 @@ pub(crate) fn jailed(
     args.extend(["--chroot-base-dir".into(), paths.folder().into(), "--".into()]);
     args.extend(firecracker_args(Path::new("/api"), "/config", "/log", "/metrics"));
     Ok(Delivery { args, fds: vec![(console, fd::CONSOLE)], paths, log, metrics })
+}
+
+/// Copies a file whose position is shared with other boots of the same image.
+fn copy(from: &File, to: &mut File) -> io::Result<()> {
+    let mut buffer = [0; 64 * 1024];
+    let mut at = 0;
+    loop {
+        let len = from.read_at(&mut buffer, at)?;
+        if len == 0 {
+            return Ok(());
+        }
+        to.write_all(buffer.get(..len).unwrap_or_default())?;
+        at += len as u64;
+    }
 }
 
 fn uid(cid: Cid) -> u32 {
