@@ -1,4 +1,7 @@
 use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 const OK: &str = r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#;
 
@@ -104,6 +107,44 @@ fn progress_tokens_are_strings_or_numbers_to_the_letter() {
         let params = raw(&format!(r#"{{"_meta":{{"progressToken":{token}}}}}"#));
         let common = Common::read(Some(&params)).unwrap();
         assert_eq!(common.progress_token().map(RawValue::get), expected);
+    }
+}
+
+/// A request that has everything osvm acts on.
+const WHOLE: &str = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"s__t",
+    "arguments":{"x":[1.0e2,"\u00e4",null]},"_meta":{"progressToken":7,
+    "io.modelcontextprotocol/protocolVersion":"2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_message_or_one_error(bytes in vec(any::<u8>(), 0..512)) {
+        judge(&bytes);
+    }
+
+    #[test]
+    fn a_message_cut_and_patched_anywhere_is_a_message_or_one_error(
+        at in any::<Index>(), length in 0_usize..24, patch in vec(any::<u8>(), 0..24),
+    ) {
+        let whole = WHOLE.as_bytes();
+        let start = at.index(whole.len());
+        let end = (start + length).min(whole.len());
+        judge(&[&whole[..start], &patch, &whole[end..]].concat());
+    }
+}
+
+/// Reads bytes as far as the gateway reads any message.
+fn judge(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(Incoming::Request { params, .. } | Incoming::Notification { params, .. }) => {
+            if let Ok(common) = Common::read(params) {
+                let _ = (common.version(), common.progress_token(), common.era(false));
+            }
+            let plan = crate::call::plan(&crate::catalog::Catalog::default(), params);
+            assert_eq!(plan.unwrap_err().code, ErrorCode::INVALID_PARAMS);
+        }
+        Ok(Incoming::Answer) => {}
+        Err(NoMessage { defect, .. }) => assert!(!defect.message.is_empty()),
     }
 }
 
