@@ -1,3 +1,5 @@
+//! What the model is told about a call, and which requests are none.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Names, selections, and definitions that stay what they are.
+
 use super::*;
 
 /// The catalog of these tools, each given as `SERVER/TOOL`.

@@ -1,3 +1,5 @@
+//! Messages, what is none, and which rules a request is under.
+
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
