@@ -19,12 +19,14 @@ pub(crate) struct Figure {
     pub(crate) p95: Option<f64>,
     /// The most it should be.
     pub(crate) goal: Option<f64>,
+    /// Whether the goal is the least it should be instead.
+    pub(crate) at_least: bool,
 }
 
 impl Figure {
     /// One exact value.
     pub(crate) fn exact(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, unit, min: None, p95: None, goal: None }
+        Self { name: name.into(), value, unit, min: None, p95: None, goal: None, at_least: false }
     }
 
     /// The median of `times`, with the smallest and the 95th percentile, in milliseconds.
@@ -41,6 +43,15 @@ impl Figure {
     pub(crate) fn goal(self, goal: f64) -> Self {
         Self { goal: Some(goal), ..self }
     }
+
+    /// The same with a goal that it should reach.
+    pub(crate) fn at_least(self, goal: f64) -> Self {
+        Self { goal: Some(goal), at_least: true, ..self }
+    }
+
+    fn meets(&self, goal: f64) -> bool {
+        if self.at_least { goal <= self.value } else { self.value <= goal }
+    }
 }
 
 /// One line of JSON for each.
@@ -55,7 +66,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     let mut rows = vec![["", "median", "min", "p95", "", "goal"].map(String::from)];
     for figure in figures {
         let verdict = figure.goal.map_or_else(String::new, |goal| {
-            let word = if figure.value <= goal { "met" } else { "MISSED" };
+            let word = if figure.meets(goal) { "met" } else { "MISSED" };
             format!("{} {word}", number(goal))
         });
         let value = number(figure.value);

@@ -52,6 +52,14 @@ impl Host {
         Ok(Self { home, osvm, osvm_vm, store, vectors, guest })
     }
 
+    /// Installs the image that misbehaves on demand, as `hostile`.
+    pub(crate) fn install_hostile(&self) -> Result<()> {
+        let image = self.guest.join("hostile.img");
+        ensure!(image.exists(), "there is no `{}`: run `cargo xtask guest`", image.display());
+        self.store.install("hostile", &image, None)?;
+        Ok(())
+    }
+
     /// `osvm` with these arguments, in this home, on the embedded VMM.
     pub(crate) fn osvm(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.osvm);

@@ -7,6 +7,8 @@
 //! memory  what a VM process takes besides the guest's own pages
 //! size    image and executor
 //! cids    100 CIDs taken and given back
+//! pool    a daemon with ready VMs: latency, throughput, memory
+//! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
 //!
 //! # Invariants
@@ -20,9 +22,12 @@
 
 mod calls;
 mod cids;
+mod daemon;
 mod figure;
 mod guest;
 mod host;
+mod pool;
+mod soak;
 
 use anyhow::{Context, Result};
 use figure::Figure;
@@ -40,7 +45,12 @@ const GROUPS: &[Group] = &[
     ("memory", guest::memory),
     ("size", host::sizes),
     ("cids", cids::measure),
+    ("pool", pool::measure),
+    (SOAK, soak::measure),
 ];
+
+/// The group that takes minutes.
+const SOAK: &str = "soak";
 
 fn main() -> ExitCode {
     match run() {
@@ -61,7 +71,8 @@ fn run() -> Result<()> {
     let host = Host::new().context("cannot prepare the measurements")?;
     let mut figures = Vec::new();
     for (name, measure) in GROUPS {
-        if !wanted.is_empty() && !wanted.iter().any(|word| name.starts_with(word)) {
+        let asked = wanted.iter().any(|word| name.starts_with(word));
+        if !asked && (!wanted.is_empty() || *name == SOAK) {
             continue;
         }
         match measure(&host) {
