@@ -78,7 +78,9 @@ fn an_idle_guest_uses_no_processor_time() {
     let Some((machine, _spec)) = boot(&tiny(&IDLE)) else { return };
     let before = processor_ticks(machine.vm_pid());
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(processor_ticks(machine.vm_pid()), before);
+    // Thirty ticks have passed. One or two may still belong to its start, which ends when it ends.
+    let used = processor_ticks(machine.vm_pid()) - before;
+    assert!(used <= 2, "an idle guest used {used} ticks of 30");
 }
 
 #[test]
