@@ -48,6 +48,14 @@ fn every_ascii_character_survives() {
 
 proptest! {
     #[test]
+    fn eight_bytes_at_a_time_find_what_one_at_a_time_finds(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(b'a')], 0..40),
+    ) {
+        let first = bytes.iter().position(|byte| must_escape(*byte));
+        prop_assert_eq!(plain_len(&bytes), first.unwrap_or(bytes.len()));
+    }
+
+    #[test]
     fn any_string_survives(text in "\\PC*|[\u{0}-\u{ff}]*") {
         assert_eq!(written(|o| o.text("t", &text)), json!({ "t": text }));
     }
