@@ -33,24 +33,31 @@ impl Tally {
     /// - nextest: `Summary [   0.5s] 5 tests run: 5 passed, 1 skipped`
     /// - ours: `5 passed, 0 failed, 1 skipped`
     pub(crate) fn from_summary(line: &str) -> Option<Self> {
-        let line = line.trim();
         let counts = match line.strip_prefix("test result: ") {
             Some(rest) => rest.split_once(". ")?.1,
-            None if line.starts_with("Summary [") => line.split_once("run: ")?.1,
-            None => line,
+            None => line
+                .trim_start()
+                .strip_prefix("Summary [")
+                .map_or(Some(line), |rest| rest.split_once("run: ").map(|(_, counts)| counts))?,
         };
         let mut tally = Self::default();
         let mut known = 0;
         for part in counts.split([',', ';']) {
-            let (number, word) = part.trim().split_once(' ')?;
-            let word = word.split(' ').next()?;
-            let count = match word {
+            let (number, words) = part.trim().split_once(' ')?;
+            // Prose is no summary, but a summary may end in prose: `finished in 0.5s`.
+            let Ok(number) = number.parse() else {
+                if known == 0 {
+                    return None;
+                }
+                continue;
+            };
+            let count = match words.split(' ').next()? {
                 "passed" => &mut tally.passed,
                 "failed" => &mut tally.failed,
                 "skipped" | "ignored" => &mut tally.skipped,
                 _ => continue,
             };
-            *count = number.parse().ok()?;
+            *count = number;
             known += 1;
         }
         (known > 0).then_some(tally)
@@ -85,6 +92,11 @@ mod tests {
     fn nextest_is_understood() {
         let line = "     Summary [   0.52s] 7 tests run: 5 passed (1 slow), 2 failed, 4 skipped";
         check(line, Some(Tally { passed: 5, failed: 2, skipped: 4 }));
+    }
+
+    #[test]
+    fn what_a_runner_quotes_of_a_test_is_not_counted_again() {
+        check("    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured", None);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Name of the program that runs one guest.
@@ -10,9 +9,10 @@ const VM_PROGRAM: &str = "osvm-vm";
 /// Longest to wait for something that is about to happen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the process is there.
+/// Whether the process runs. One that has ended stays listed until its parent asks how; all it
+/// held is gone by then.
 pub(super) fn lives(pid: u32) -> bool {
-    PathBuf::from(format!("/proc/{pid}")).exists()
+    status(pid, "State").is_ok_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// Waits for the VM process of the osvm process `parent`, and until its guest runs.
