@@ -39,7 +39,7 @@ const HOSTILE: [(&str, &str, &str); 8] = [
     ("triple_fault", "get_block_height", "{}"),
     ("die_mid_frame", "get_epoch_info", "{}"),
     ("announce_4gib", "get_latest_blockhash", "{}"),
-    ("flood", "get_block", "{}"),
+    ("flood", "get_block", r#"{"slot":1}"#),
     ("wrong_id", "validate_address", r#"{"address":"x"}"#),
     ("rubbish_rings", "get_balance", r#"{"address":"x"}"#),
     ("spin", "get_account_info", r#"{"address":"x"}"#),

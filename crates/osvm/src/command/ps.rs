@@ -7,7 +7,7 @@ use crate::cli::Ps;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::table;
-use osvm_protocol::cid::{EPHEMERAL, PERSISTENT};
+use osvm_protocol::cid::PERSISTENT;
 use osvm_runtime::cids::{Cids, Holder};
 use serde::Serialize;
 use std::time::SystemTime;
@@ -18,8 +18,11 @@ struct Vm {
     cid: u32,
     vm_pid: u32,
     osvm_pid: Option<u32>,
+    /// `server/tool`; the image of a VM that waits for a call.
     tool: String,
     call: Option<String>,
+    /// Whether it is booted, unused, and waits for a call.
+    idle: bool,
     /// Since its CID was taken.
     up_ms: Option<u64>,
 }
@@ -28,12 +31,10 @@ struct Vm {
 pub(crate) fn run(context: &Context, args: &Ps) -> Outcome {
     let env = context.env()?;
     let run = context.dirs(&env).run;
-    let mut vms: Vec<Vm> = Vec::new();
-    for range in [PERSISTENT, EPHEMERAL] {
-        let holders = Cids::new(&run, range).list();
-        let holders = holders.map_err(|error| Failure::from_error("cids", &error, error.hint()))?;
-        vms.extend(holders.into_iter().filter_map(Vm::new));
-    }
+    // Whatever range the config names now, VMs of another one may still run.
+    let holders = Cids::new(&run, *PERSISTENT.start()..=u32::MAX).list();
+    let holders = holders.map_err(|error| Failure::from_error("cids", &error, error.hint()))?;
+    let vms: Vec<Vm> = holders.into_iter().filter_map(Vm::new).collect();
     if args.json {
         context.printer.pretty_json(&vms)?;
         return Ok(Status::Success);
@@ -44,7 +45,8 @@ pub(crate) fn run(context: &Context, args: &Ps) -> Outcome {
         let up = vm.up_ms.map(|ms| format!("{}.{:03}s", ms / 1000, ms % 1000));
         let osvm = vm.osvm_pid.map(|pid| pid.to_string());
         let (cid, pid) = (vm.cid.to_string(), vm.vm_pid.to_string());
-        [cid, pid, or_dash(osvm), or_dash(up), vm.tool, or_dash(vm.call)]
+        let call = if vm.idle { "unused".into() } else { or_dash(vm.call) };
+        [cid, pid, or_dash(osvm), or_dash(up), vm.tool, call]
     }));
     context.printer.result(&table(&rows))?;
     Ok(Status::Success)
@@ -60,6 +62,7 @@ impl Vm {
             osvm_pid: holder.pid,
             tool: holder.tool,
             call: holder.call.map(|call| call.to_string()),
+            idle: holder.idle,
             up_ms: up.and_then(|up| u64::try_from(up.as_millis()).ok()),
         })
     }

@@ -7,8 +7,11 @@ mod client;
 mod support;
 
 mod arguments;
+mod backends;
+mod batch;
 mod command_line;
 mod config;
+mod daemon;
 mod denied;
 mod doctor;
 mod hostile;

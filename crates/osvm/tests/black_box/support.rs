@@ -209,7 +209,8 @@ impl Home {
         list(&self.path().join("run"), &mut files);
         list(&self.path().join(".local/state"), &mut files);
         let expected = |file: &PathBuf| {
-            let kept = ["run/osvm/cids", "run/osvm/kvm.json"];
+            // A lock is a file that nobody holds any more.
+            let kept = ["run/osvm/cids", "run/osvm/kvm.json", "run/osvm/daemon.lock"];
             kept.iter().any(|name| file.ends_with(name))
                 || file.extension().is_some_and(|end| end == "log")
         };

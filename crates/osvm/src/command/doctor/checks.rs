@@ -14,6 +14,7 @@ use osvm_runtime::cids::{Cids, Holder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// How an image gets into the store.
@@ -27,6 +28,7 @@ pub(super) fn all(context: &Context) -> Vec<Check> {
         Ok(env) => {
             let (check, config) = config(context, &env);
             checks.push(check);
+            let range = config.as_ref().map_or(EPHEMERAL, Config::cid_range);
             match config {
                 Some(config) => {
                     let backend = backend(context, &config, &env);
@@ -42,7 +44,7 @@ pub(super) fn all(context: &Context) -> Vec<Check> {
                     "not checked: the config says where they are",
                 )),
             }
-            checks.push(cids(context, &env));
+            checks.push(cids(context, &env, range));
         }
         Err(failure) => checks.push(failed("config", &failure)),
     }
@@ -256,8 +258,7 @@ fn executor_word(state: &FileState) -> &'static str {
     }
 }
 
-fn cids(context: &Context, env: &Env) -> Check {
-    let range = EPHEMERAL;
+fn cids(context: &Context, env: &Env, range: RangeInclusive<u32>) -> Check {
     let cids = Cids::new(context.dirs(env).run, range.clone());
     match cids.list() {
         Ok(holders) => {
@@ -266,9 +267,10 @@ fn cids(context: &Context, env: &Env) -> Check {
             let (first, last) = (range.start(), range.end());
             let mut summary = format!("{free} of {total} free ({first} to {last})");
             let held: Vec<Value> = holders.iter().map(holder).collect();
-            for Holder { cid, tool, pid, .. } in &holders {
+            for Holder { cid, tool, pid, idle, .. } in &holders {
+                let unused = if *idle { "unused " } else { "" };
                 let pid = pid.map_or_else(|| "?".into(), |pid| pid.to_string());
-                summary.push_str(&format!("\n      {cid} {tool} of process {pid}"));
+                summary.push_str(&format!("\n      {cid} {unused}{tool} of process {pid}"));
             }
             let check = if free == 0 {
                 Check::new("cids", State::Warn, summary).fix("osvm ps")
@@ -291,6 +293,7 @@ fn holder(holder: &Holder) -> Value {
         "vm_pid": holder.vm_pid,
         "tool": holder.tool,
         "call": holder.call,
+        "idle": holder.idle,
     })
 }
 
