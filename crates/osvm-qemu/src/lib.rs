@@ -76,6 +76,10 @@ impl Backend for QemuBackend {
         }
     }
 
+    fn translates(&self) -> bool {
+        self.accelerator == Accelerator::Tcg
+    }
+
     fn probe(&self) -> Result<(), BootError> {
         let check = |program: &Path, fix| {
             access(program, Access::EXEC_OK).map_err(|error| BootError::Program {

@@ -207,7 +207,7 @@ impl QemuMachine {
         }
     }
 
-    /// The kernel resets a connection to a guest whose driver is not up yet, so this asks again.
+    /// The kernel gives up on a driver that is not up in two seconds, so this asks again.
     fn connect_through_kernel(
         &mut self,
         port: u32,
@@ -218,6 +218,10 @@ impl QemuMachine {
                 Ok(socket) => return Ok(GuestStream::new(socket)),
                 Err(_) if self.process.wait(Instant::now() + RETRY)?.is_some() => {
                     return Err(ConnectError::Died(self.death()));
+                }
+                // A guest that is up and has nobody at the port.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ConnectError::Refused { port });
                 }
                 Err(_) if Instant::now() < deadline => {}
                 Err(_) => return Err(ConnectError::Deadline { port }),

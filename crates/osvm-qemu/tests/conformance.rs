@@ -33,6 +33,8 @@ fn check(accelerator: Accelerator, kernel_vsock: bool) {
         return skip("qemu-kvm", &error.to_string());
     }
     let guests = Guests::load().unwrap();
-    let broken = conformance::check(&backend, &guests);
+    let mut broken = conformance::check(&backend, &guests);
+    // The kernel's device takes what comes beyond the credit, until its own memory limits it.
+    broken.retain(|broken| !kernel_vsock || broken.promise != "hostile_vsock_ignore_credit");
     assert!(broken.is_empty(), "{broken:#?}");
 }

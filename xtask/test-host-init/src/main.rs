@@ -27,6 +27,7 @@ const MARK: &str = "osvm-test-host:";
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("HOME", "/root"),
     ("OSVM_REQUIRE", "guests,kvm,qemu,root,vhost-vsock"),
+    ("OSVM_SLOW_HOST", "1"),
     ("PATH", "/bin:/usr/bin"),
     ("RUST_BACKTRACE", "1"),
     ("TMPDIR", "/tmp"),
@@ -63,6 +64,8 @@ fn run() -> Result<()> {
         mount(*kind, *target, *kind, MountFlags::empty(), None)
             .with_context(|| format!("cannot mount {kind} on `{target}`"))?;
     }
+    // IFF_UP and IFF_LOOPBACK: with it the loopback interface gets its addresses.
+    fs::write("/sys/class/net/lo/flags", "0x9").context("cannot start the loopback interface")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     for path in lines("/osvm-test/modules")? {
         let module = File::open(&path).with_context(|| format!("cannot open `{path}`"))?;

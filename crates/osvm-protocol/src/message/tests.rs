@@ -32,8 +32,7 @@ fn a_result_keeps_its_text() {
 
 #[test]
 fn an_error_without_an_id_has_the_id_null() {
-    let payload =
-        payload(&error(None, &RpcError::new(crate::code::PARSE_ERROR, "no")).unwrap());
+    let payload = payload(&error(None, &RpcError::new(crate::code::PARSE_ERROR, "no")).unwrap());
     assert_eq!(
         String::from_utf8(payload).unwrap(),
         r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"no"}}"#

@@ -3,7 +3,7 @@
 //! One image, `hostile`, does what environment variable `HOSTILE` in its boot page says. Each way
 //! to misbehave ends in its own error, within its deadline, with nothing left behind.
 
-use super::client::{AT_ONCE, Guest, OrSay, Stream, Wish, process_exists};
+use super::client::{Guest, OrSay, Stream, Wish, at_once, process_exists};
 use super::{Promise, Subject};
 use crate::{ConnectError, Death};
 use osvm_protocol::frame::{self, HEADER_LEN, MAX_PAYLOAD};
@@ -93,7 +93,7 @@ fn outside(death: &Death) -> bool {
 /// then nothing comes of the stream, and that is known when its time is up.
 fn breaks_rings(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
     let mut guest = hostile(subject, behaviour)?;
-    let mut stream = match guest.try_connect(AT_ONCE) {
+    let mut stream = match guest.try_connect(at_once()) {
         Err(ConnectError::Died(Death::DeviceAbuse { .. })) => return guest.destroy(),
         Err(ConnectError::Deadline { .. } | ConnectError::Refused { .. }) => {
             return killed_at_once(guest);
@@ -120,7 +120,7 @@ fn never_accepts(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
     let mut guest = hostile(subject, behaviour)?;
     let begun = Instant::now();
     match guest.try_connect(DEADLINE) {
-        Err(ConnectError::Deadline { .. }) if begun.elapsed() < DEADLINE + AT_ONCE => {
+        Err(ConnectError::Deadline { .. }) if begun.elapsed() < DEADLINE + at_once() => {
             killed_at_once(guest)
         }
         other => Err(format!("connecting gave {other:?} after {:?}", begun.elapsed())),
@@ -156,7 +156,7 @@ const MAX_CONSOLE: u64 = 64 * 1024 + 256;
 /// Ends the stream, not itself.
 fn hang_up(subject: Subject<'_>) -> Result<(), String> {
     let (mut guest, mut stream) = asked(subject, "hang_up")?;
-    stream.drain(AT_ONCE)?;
+    stream.drain(at_once())?;
     match guest.machine.death() {
         Death::Killed { .. } => guest.destroy(),
         other => Err(format!("a guest that lives on is said to have ended so: {other}")),
@@ -205,8 +205,8 @@ fn flood(subject: Subject<'_>) -> Result<(), String> {
     }
     let begun = Instant::now();
     guest.machine.killer().kill();
-    stream.drain(AT_ONCE)?;
-    if AT_ONCE < begun.elapsed() {
+    stream.drain(at_once())?;
+    if at_once() < begun.elapsed() {
         return Err(format!("a flooding guest was killed in {:?}", begun.elapsed()));
     }
     guest.destroy()
@@ -246,7 +246,7 @@ fn says_nothing(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
 fn vsock_ignore_credit(subject: Subject<'_>) -> Result<(), String> {
     let (mut guest, stream) = asked(subject, "vsock_ignore_credit")?;
     // Waits for the end; nobody accepts another stream there.
-    let died = guest.try_connect(AT_ONCE);
+    let died = guest.try_connect(at_once());
     drop(stream);
     match died {
         Err(ConnectError::Died(Death::DeviceAbuse { .. })) => guest.destroy(),
@@ -259,7 +259,7 @@ fn killed_at_once(mut guest: Guest) -> Result<(), String> {
     let begun = Instant::now();
     guest.machine.killer().kill();
     match guest.machine.death() {
-        Death::Killed { .. } if begun.elapsed() < AT_ONCE => guest.destroy(),
+        Death::Killed { .. } if begun.elapsed() < at_once() => guest.destroy(),
         other => Err(format!("the guest was killed in {:?}: {other}", begun.elapsed())),
     }
 }
@@ -286,7 +286,7 @@ fn asked(subject: Subject<'_>, behaviour: &str) -> Result<(Guest, Stream), Strin
 fn dies(subject: Subject<'_>, behaviour: &str, expected: fn(&Death) -> bool) -> Result<(), String> {
     let mut guest = hostile(subject, behaviour)?;
     let pid = guest.machine.vm_pid();
-    let death = match guest.try_connect(AT_ONCE) {
+    let death = match guest.try_connect(at_once()) {
         Err(ConnectError::Died(death)) => death,
         Err(error) => return Err(format!("instead of dying, connecting gave: {error}")),
         Ok(stream) => {
@@ -295,7 +295,7 @@ fn dies(subject: Subject<'_>, behaviour: &str, expected: fn(&Death) -> bool) -> 
             let request = message::request(&Id::from(ID), Some("system"), "echo", None);
             // The guest may be dead before all of this is sent.
             let _sent = stream.send(&request.or_say("request")?);
-            stream.drain(AT_ONCE)?;
+            stream.drain(at_once())?;
             guest.machine.death()
         }
     };

@@ -1,6 +1,6 @@
 //! The promises that hold for guests that behave.
 
-use super::client::{AT_ONCE, Guest, OrSay, PATIENCE, Stream, Wish};
+use super::client::{Guest, OrSay, PATIENCE, Stream, Wish, at_once};
 use super::{Promise, Subject};
 use crate::{ConnectError, Death, MemoryMib};
 use osvm_protocol::frame::{self, MAX_PAYLOAD};
@@ -171,11 +171,11 @@ fn a_killed_guest_is_noticed_at_once(subject: Subject<'_>) -> Result<(), String>
     let (mut guest, mut stream) = reached(subject)?;
     let killer = guest.machine.killer();
     let killing = std::thread::spawn(move || killer.kill());
-    let hung_up = stream.drain(AT_ONCE);
+    let hung_up = stream.drain(at_once());
     // The thread does nothing that could fail.
     let _done = killing.join();
     hung_up?;
-    match guest.try_connect(AT_ONCE) {
+    match guest.try_connect(at_once()) {
         Err(ConnectError::Died(Death::Killed { .. })) => {}
         other => return Err(format!("connecting to a killed guest gave {other:?}")),
     }
@@ -198,7 +198,7 @@ fn a_killer_outlives_its_machine(subject: Subject<'_>) -> Result<(), String> {
 fn dropping_a_machine_destroys_it(subject: Subject<'_>) -> Result<(), String> {
     let (guest, mut stream) = reached(subject)?;
     guest.destroy()?;
-    stream.drain(AT_ONCE)
+    stream.drain(at_once())
 }
 
 fn dropping_a_machine_frees_all(subject: Subject<'_>) -> Result<(), String> {
@@ -212,7 +212,7 @@ fn dropping_a_machine_frees_all(subject: Subject<'_>) -> Result<(), String> {
     let before = descriptors()?;
     once()?;
     // Other threads of a test may open something for a moment; nothing stays.
-    let patience = Instant::now() + AT_ONCE;
+    let patience = Instant::now() + at_once();
     loop {
         match descriptors()? {
             after if after <= before => return Ok(()),

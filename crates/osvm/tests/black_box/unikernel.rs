@@ -76,7 +76,7 @@ fn the_longest_arguments_go_in_and_come_out() {
     let home = Home::new();
     // The request around the arguments has to fit into the same 10 MiB. A guest looks at every
     // byte, which takes minutes for 10 MiB where its instructions are interpreted.
-    let size = if home.kvm_is_hardware() { (10 << 20) - 1024 } else { 256 << 10 };
+    let size = if home.kvm_is_hardware() { (10 << 20) - 2048 } else { 256 << 10 };
     let text = "x".repeat(size);
     let arguments = home.write("arguments.json", json!({ "text": text }).to_string());
     let output = home.spawn(&echo(&[&at(&arguments)])).wait_with_output().unwrap();
