@@ -20,6 +20,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Says whether this host can run the backend. Cheap, starts nothing.
     fn probe(&self) -> Result<(), BootError>;
 
+    /// Whether a guest's code is translated when it first runs, and is faster from then on.
+    fn translates(&self) -> bool {
+        false
+    }
+
     /// Starts a guest. Returns as soon as the guest can be killed.
     fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError>;
 }

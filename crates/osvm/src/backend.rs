@@ -167,6 +167,10 @@ impl Backend for Late {
         self.backend()?.probe()
     }
 
+    fn translates(&self) -> bool {
+        self.backend().is_ok_and(Backend::translates)
+    }
+
     fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         self.backend()?.boot(spec)
     }

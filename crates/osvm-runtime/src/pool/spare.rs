@@ -21,6 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::value::RawValue;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -65,7 +66,7 @@ impl Spare {
         let guest = Booted::boot(&*recipe.backend, &spec, cancel)?;
         lease.set_vm_pid(guest.vm_pid());
         let mut ready = guest.connect(deadline)?;
-        greet(&mut ready, &recipe.image, deadline)?;
+        greet(&mut ready, recipe, deadline)?;
         let process = process(ready.vm_pid())?;
         let since = Instant::now();
         Ok(Self { ready, lease, console, process, boot: since - begun, since })
@@ -107,13 +108,16 @@ fn refused(what: &'static str, source: io::Error) -> BootError {
     BootError::Host { what, source }
 }
 
-/// Asks for `osvm/info` and compares the answer with what was booted.
-fn greet(ready: &mut Ready, image: &Image, deadline: Instant) -> Result<(), CallError> {
+/// Asks for `osvm/info` and compares the answer with what was booted. Where code is translated
+/// when it first runs, the guest rehearses a call besides.
+fn greet(ready: &mut Ready, recipe: &Recipe, deadline: Instant) -> Result<(), CallError> {
     let (wire, machine) = ready.parts();
     let hung_up = |error: WireError, machine: &mut dyn Machine| {
         CallError::from(from_wire(error, || Some(EndCause::Guest(machine.death()))))
     };
-    let request = message::request(&Id::from(INFO_ID), None, info::METHOD, None);
+    let rehearse = recipe.backend.translates();
+    let params = rehearse.then(|| serde_json::from_str::<&RawValue>(info::REHEARSE).ok()).flatten();
+    let request = message::request(&Id::from(INFO_ID), None, info::METHOD, params);
     let request = request.map_err(GuestFault::TooLong)?;
     if let Err(error) = wire.send(&request, deadline) {
         return Err(hung_up(error, machine));
@@ -122,7 +126,7 @@ fn greet(ready: &mut Ready, image: &Image, deadline: Instant) -> Result<(), Call
         Ok(payload) => payload,
         Err(error) => return Err(hung_up(error, machine)),
     };
-    check(payload, image)?;
+    check(payload, &recipe.image)?;
     if wire.is_drained() { Ok(()) } else { Err(GuestFault::Flood.into()) }
 }
 

@@ -49,6 +49,14 @@ fn a_text_id_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_rehearsal_changes_nothing_about_the_answer() {
+    let rehearsed = br#"{"jsonrpc":"2.0","id":1,"method":"osvm/info","params":{"rehearse":true}}"#;
+    let plain = br#"{"jsonrpc":"2.0","id":1,"method":"osvm/info"}"#;
+    let answers = converse(&[rehearsed, plain]);
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[test]
 fn the_guest_says_what_it_is() {
     let answers = converse(&[br#"{"jsonrpc":"2.0","id":1,"method":"osvm/info"}"#]);
     assert_eq!(
