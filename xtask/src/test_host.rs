@@ -113,6 +113,11 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     for file in &programs.files {
         files.keep(file)?;
     }
+    // Tests reach their images through the folder of whichever crate loads them.
+    let crates = project.root.join("crates");
+    for package in crates.read_dir().context("cannot list the crates")? {
+        files.directory(&package.context("cannot list the crates")?.path());
+    }
     for directory in programs.list.iter().map(|program| &program.directory) {
         files.directory(directory);
     }
