@@ -233,7 +233,11 @@ fn rubbish_json(subject: Subject<'_>) -> Result<(), String> {
 
 /// What it sends is not for this stream, so nothing of it arrives here.
 fn says_nothing(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
-    let (guest, mut stream) = asked(subject, behaviour)?;
+    let mut guest = hostile(subject, behaviour)?;
+    let mut stream = guest.connect()?;
+    let request = message::request(&Id::from(ID), Some("system"), "echo", None);
+    // It may have broken the rules, and lost the stream for it, before all of this is sent.
+    let _sent = stream.send(&request.or_say("request")?);
     match stream.stream.read(&mut [0; 16], Instant::now() + DEADLINE) {
         // The device may end the stream, or only ignore what was sent.
         Ok(0) => guest.destroy(),
