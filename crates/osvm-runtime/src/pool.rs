@@ -47,6 +47,10 @@ pub use desk::Limits;
 pub(crate) use spare::{Spare, console};
 pub use status::{PoolStatus, ShelfStatus, SpareStatus};
 
+/// How long after a guest was taken no other one is booted in its place, unless its call ends
+/// before: a boot at that moment would take the processor from the call it makes room for.
+const CALM: Duration = Duration::from_millis(20);
+
 /// Calls that may wait at once. Each is a thread of somebody, so there are other limits too.
 const MAX_WAITING: u32 = 10_000;
 
@@ -171,6 +175,8 @@ struct State {
     /// Cancels the boots that are under way, for when the pool ends.
     boots: HashMap<u64, Cancel>,
     last_boot: u64,
+    /// Nothing is booted for a shelf until then.
+    calm_until: Option<Instant>,
     closed: bool,
 }
 
@@ -191,6 +197,7 @@ impl Pool {
             sleepers: HashMap::new(),
             boots: HashMap::new(),
             last_boot: 0,
+            calm_until: None,
             closed: false,
         };
         let shared =
@@ -264,8 +271,10 @@ impl Pool {
             let ticket = state.desk.draw(&server, Want { shelf, memory_mb });
             state.serve();
             let grant = state.turns.remove(&ticket);
-            if grant.is_none() {
-                state.sleepers.insert(ticket, std::thread::current());
+            match &grant {
+                None => drop(state.sleepers.insert(ticket, std::thread::current())),
+                Some(grant) if grant.spare.is_some() => state.keep_calm(begun),
+                Some(_) => {}
             }
             (ticket, grant)
         };
@@ -277,6 +286,8 @@ impl Pool {
         // Gone before a guest is booted in their place.
         drop(grant.given_up);
         let spare = grant.spare.and_then(|spare| self.fit(spare, recipe));
+        // A place on the shelf is free, to be filled when the call is over, or takes long.
+        self.shared.work.notify_one();
         Ok(Taken { spare, place })
     }
 
@@ -318,8 +329,6 @@ impl Pool {
         loop {
             spare.watched().iter().for_each(|fd| self.shared.watch.remove(fd));
             if spare.is_fit() {
-                // A place on its shelf is free.
-                self.shared.work.notify_one();
                 return Some(spare);
             }
             warn!(vm_pid = spare.vm_pid(), "an unused guest ended before its call came");
@@ -384,6 +393,13 @@ impl State {
         }
     }
 
+    /// Puts off boots for shelves. Calls that follow each other do not put them off for ever.
+    fn keep_calm(&mut self, now: Instant) {
+        if self.calm_until.is_none_or(|until| until <= now) {
+            self.calm_until = now.checked_add(CALM);
+        }
+    }
+
     /// Unused guests to destroy for the limits to hold, besides those that are on their way out.
     fn over_limits(&mut self, leaving: &[(Spare, u32)]) -> Vec<(Spare, u32)> {
         use desk::Stock as _;
@@ -420,6 +436,7 @@ impl Drop for Place {
         let mut state = self.shared.lock();
         state.desk.leave(&self.server, self.memory_mb);
         state.serve();
+        state.calm_until = None;
         drop(state);
         self.shared.work.notify_one();
     }

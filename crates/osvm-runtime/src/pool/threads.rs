@@ -60,10 +60,13 @@ impl Shared {
             if state.closed {
                 return None;
             }
-            let cids = state.cids.clone();
-            let super::State { shelves, desk, boots, last_boot, .. } = &mut *state;
-            let short = shelves.next_short(Instant::now(), |memory_mb| desk.has_room(memory_mb));
+            let (cids, now) = (state.cids.clone(), Instant::now());
+            let super::State { shelves, desk, boots, last_boot, calm_until, .. } = &mut *state;
+            let calm =
+                calm_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            let short = shelves.next_short(now, |memory_mb| desk.has_room(memory_mb));
             let pause = match (short, cids) {
+                (Ok(_), Some(_)) if !calm.is_zero() => Some(calm),
                 (Ok(shelf), Some(cids)) => {
                     shelf.booting += 1;
                     desk.come(shelf.memory_mb());
