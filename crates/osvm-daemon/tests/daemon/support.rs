@@ -148,8 +148,13 @@ impl Daemon {
             let idle = vms.iter().filter(|vm| vm["idle"] == true && vm["vm_pid"].is_u64());
             idle.map(|vm| vm["vm_pid"].as_u64().unwrap()).collect()
         };
+        // A guest has an address while it boots; on its shelf it is once it is ready.
+        let ready = |status: &Value| -> usize {
+            let shelves = status["pool"]["shelves"].as_array().unwrap();
+            shelves.iter().map(|shelf| shelf["idle"].as_array().unwrap().len()).sum()
+        };
         let status = self.wait_for("unused guests", |status| {
-            idle(status).len() == count && status["pool"]["vms"] == count
+            idle(status).len() == count && ready(status) == count && status["pool"]["vms"] == count
         });
         idle(&status)
     }
