@@ -66,7 +66,11 @@ impl Spare {
         let guest = Booted::boot(&*recipe.backend, &spec, cancel)?;
         lease.set_vm_pid(guest.vm_pid());
         let mut ready = guest.connect(deadline)?;
-        greet(&mut ready, recipe, deadline)?;
+        if recipe.backend.translates() {
+            greet(&mut ready, recipe, Some(info::REHEARSE), deadline)?;
+        }
+        // What wakes a guest that waits is code too, and runs for the first time here.
+        greet(&mut ready, recipe, None, deadline)?;
         let process = process(ready.vm_pid())?;
         let since = Instant::now();
         Ok(Self { ready, lease, console, process, boot: since - begun, since })
@@ -108,15 +112,18 @@ fn refused(what: &'static str, source: io::Error) -> BootError {
     BootError::Host { what, source }
 }
 
-/// Asks for `osvm/info` and compares the answer with what was booted. Where code is translated
-/// when it first runs, the guest rehearses a call besides.
-fn greet(ready: &mut Ready, recipe: &Recipe, deadline: Instant) -> Result<(), CallError> {
+/// Asks for `osvm/info` and compares the answer with what was booted.
+fn greet(
+    ready: &mut Ready,
+    recipe: &Recipe,
+    params: Option<&str>,
+    deadline: Instant,
+) -> Result<(), CallError> {
     let (wire, machine) = ready.parts();
     let hung_up = |error: WireError, machine: &mut dyn Machine| {
         CallError::from(from_wire(error, || Some(EndCause::Guest(machine.death()))))
     };
-    let rehearse = recipe.backend.translates();
-    let params = rehearse.then(|| serde_json::from_str::<&RawValue>(info::REHEARSE).ok()).flatten();
+    let params = params.and_then(|params| serde_json::from_str::<&RawValue>(params).ok());
     let request = message::request(&Id::from(INFO_ID), None, info::METHOD, params);
     let request = request.map_err(GuestFault::TooLong)?;
     if let Err(error) = wire.send(&request, deadline) {
