@@ -24,7 +24,7 @@ use crate::tally::Tally;
 use crate::{apt, guest, printer, process, toolchain};
 use anyhow::{Context, Result};
 use initramfs::Initramfs;
-use report::Report;
+use report::{Ended, Report};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -75,7 +75,14 @@ pub(crate) fn check(project: &Project) -> Result<Outcome> {
     let initrd = directory.join("initramfs.cpio");
     write_initramfs(project, &kernel, &initrd)?;
     printer::step("running the KVM tests on a host with emulated hardware KVM");
-    boot(&kernel.image, &initrd).map(Outcome::Ran)
+    let first = boot(&kernel.image, &initrd)?;
+    if first.tally.failed == 0 || !first.names_its_failures() {
+        return Ok(Outcome::Ran(first.tally));
+    }
+    // Emulated processors miss deadlines that no host would: what fails has to fail twice.
+    printer::step("once more, because some tests failed");
+    let second = boot(&kernel.image, &initrd)?;
+    Ok(Outcome::Ran(first.with(second)))
 }
 
 /// Whether a skip counts as a failure.
@@ -128,7 +135,7 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     files.write(initrd)
 }
 
-fn boot(kernel: &Path, initrd: &Path) -> Result<Tally> {
+fn boot(kernel: &Path, initrd: &Path) -> Result<Ended> {
     let mut qemu = Command::new("timeout");
     qemu.args(["--kill-after=5", DEADLINE_SECS, QEMU]);
     // Processors take turns in one thread: side by side they sometimes wait for each other for

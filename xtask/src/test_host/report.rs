@@ -2,6 +2,7 @@
 
 use crate::printer;
 use crate::tally::Tally;
+use std::collections::BTreeSet;
 
 /// Starts each line that `osvm-test-host-init` means for us.
 const MARK: &str = "osvm-test-host:";
@@ -12,7 +13,41 @@ pub(super) struct Report {
     total: Tally,
     /// Counted by the program that runs now.
     current: Tally,
+    /// Tests that failed, by program and name.
+    failed: BTreeSet<String>,
+    program: String,
     done: bool,
+}
+
+/// What one run came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// The final count.
+    pub(super) tally: Tally,
+    /// Tests that failed, by program and name.
+    pub(super) failed: BTreeSet<String>,
+}
+
+impl Ended {
+    /// Whether every failure is that of a test with a name: then another run can tell more.
+    pub(super) fn names_its_failures(&self) -> bool {
+        u64::try_from(self.failed.len()) == Ok(self.tally.failed)
+    }
+
+    /// The count of two runs: a test has failed if it failed in both.
+    pub(super) fn with(self, second: Self) -> Tally {
+        let both = self.failed.intersection(&second.failed).count();
+        let mut tally = second.tally;
+        if second.names_its_failures() {
+            let both = u64::try_from(both).unwrap_or(u64::MAX);
+            tally.passed += tally.failed.saturating_sub(both);
+            tally.failed = both;
+        }
+        for name in self.failed.symmetric_difference(&second.failed) {
+            printer::note(&format!("  FLAKY, failed in one run of two: {name}"));
+        }
+        tally
+    }
 }
 
 impl Report {
@@ -22,12 +57,18 @@ impl Report {
             if let Some(tally) = Tally::from_summary(line) {
                 self.current += tally;
             }
+            let failed =
+                line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
+            if let Some(name) = failed {
+                self.failed.insert(format!("{} {name}", self.program));
+            }
             return !line.trim().is_empty();
         };
         let words: Vec<&str> = word.split_whitespace().collect();
         match words.as_slice() {
             ["begin", name] => {
                 self.current = Tally::default();
+                self.program = (*name).to_owned();
                 printer::note(&format!("  {name}"));
             }
             ["end", _, code] => self.end_program(*code == "0"),
@@ -47,12 +88,12 @@ impl Report {
     }
 
     /// The final count. A host that went away before it was done is a failure.
-    pub(super) fn finish(mut self, qemu_succeeded: bool) -> Tally {
+    pub(super) fn finish(mut self, qemu_succeeded: bool) -> Ended {
         if !self.done || !qemu_succeeded {
             printer::note("  the test host ended before its programs did");
             self.total += Tally::one(false);
         }
-        self.total
+        Ended { tally: self.total, failed: self.failed }
     }
 }
 
@@ -91,6 +132,26 @@ osvm-test-host: done";
         for line in console.lines() {
             report.see(line);
         }
-        assert_eq!(report.finish(true), expected);
+        assert_eq!(report.finish(true).tally, expected);
+    }
+
+    #[test]
+    fn a_test_has_failed_if_it_failed_in_both_of_two_runs() {
+        let run = |failing: &[&str]| {
+            let mut report = Report::default();
+            report.see("osvm-test-host: begin a");
+            for name in ["one", "two", "three"] {
+                let end = if failing.contains(&name) { "FAILED" } else { "ok" };
+                report.see(&format!("test {name} ... {end}"));
+            }
+            let (passed, failed) = (3 - failing.len(), failing.len());
+            report
+                .see(&format!("test result: FAILED. {passed} passed; {failed} failed; 0 ignored"));
+            report.see("osvm-test-host: end a 101");
+            report.see("osvm-test-host: done");
+            report.finish(true)
+        };
+        let tally = run(&["one", "two"]).with(run(&["two", "three"]));
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 0 });
     }
 }
