@@ -86,13 +86,17 @@ fn identity(path: &Path) -> Option<Identity> {
 
 /// On which terms calls are run: a daemon on other ones is none for this command.
 pub(crate) fn terms(context: &Context, env: &Env) -> Terms {
-    let path = context.config_path(env);
-    let path = std::path::absolute(&path).unwrap_or(path);
+    let path = config_path(context, env);
     let backend = context.global.backend.as_ref().and_then(BackendName::to_possible_value);
     Terms {
         config: path.to_string_lossy().into_owned(),
         backend: backend.map(|backend| backend.get_name().to_owned()),
     }
+}
+
+fn config_path(context: &Context, env: &Env) -> PathBuf {
+    let path = context.config_path(env);
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// Connects to the daemon; starts one if there is none.
@@ -133,10 +137,9 @@ fn start(context: &Context, env: &Env) -> io::Result<Child> {
     let log = open_log(&log_path(context, env))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["daemon", "--background", "--idle-exit", IDLE_EXIT_SECS]);
+    // Named, because a relative path would mean another file there.
+    command.arg("--config").arg(config_path(context, env));
     let terms = terms(context, env);
-    if context.global.config.is_some() {
-        command.args(["--config", &terms.config]);
-    }
     if let Some(backend) = &terms.backend {
         command.args(["--backend", backend]);
     }

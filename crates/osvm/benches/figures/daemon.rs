@@ -125,13 +125,13 @@ impl Daemon {
         }
     }
 
-    /// Ends it in order, and waits until it is gone.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    /// Ends it in order, and waits until it is gone. What it left is in the home.
+    pub(crate) fn stop(mut self) -> Result<Self> {
         self.connect()?.stop()?;
         let mut process = self.process.take().context("the daemon has ended")?;
         let status = process.wait().context("cannot wait for the daemon")?;
         ensure!(status.success(), "the daemon ended with {status}");
-        Ok(())
+        Ok(self)
     }
 }
 

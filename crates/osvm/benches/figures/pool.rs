@@ -23,6 +23,9 @@ const FRESH: u32 = 200;
 /// Calls that are made at once.
 const AT_ONCE: usize = 100;
 
+/// VMs that live at once, of 16 MiB each, for whoever widens the range of CIDs.
+const CROWD: usize = 1000;
+
 /// VMs by which idle memory is compared.
 const MORE_IDLE: usize = 16;
 
@@ -35,6 +38,7 @@ pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
     figures.push(rate(host, "kvm", "embedded", 100.0)?);
     figures.push(at_once(host)?);
     figures.push(idle_memory(host)?);
+    figures.extend(crowd(host)?);
     let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
     if qemu.is_ok_and(|output| output.status.success()) {
         figures.extend(latency(host, "qemu", "QEMU", Some(1.0))?);
@@ -175,26 +179,50 @@ fn at_once(host: &Host) -> Result<Figure> {
     let mut times = Vec::new();
     for _ in 0..3 {
         let daemon = Daemon::start(host, "kvm", r#""pool":{"size":0}"#)?;
-        let clients: Result<Vec<_>, _> = (0..AT_ONCE).map(|_| daemon.connect()).collect();
-        let begun = Instant::now();
-        std::thread::scope(|scope| {
-            let daemon = &daemon;
-            let callers: Vec<_> = clients?
-                .into_iter()
-                .enumerate()
-                .map(|(number, mut client)| {
-                    scope.spawn(move || daemon.echo(&mut client, &number.to_string()).map(|_| ()))
-                })
-                .collect();
-            callers.into_iter().try_for_each(|caller| match caller.join() {
-                Ok(result) => result,
-                Err(_) => anyhow::bail!("a caller panicked"),
-            })
-        })?;
-        times.push(begun.elapsed());
+        times.push(together(&daemon, AT_ONCE)?);
         daemon.stop()?;
     }
     Ok(Figure::times(format!("pool: embedded, {AT_ONCE} calls at once"), &times)?.goal(2000.0))
+}
+
+/// From the first request to the last answer of so many calls, each on a connection of its own.
+fn together(daemon: &Daemon, calls: usize) -> Result<Duration> {
+    let clients: Result<Vec<_>, _> = (0..calls).map(|_| daemon.connect()).collect();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = clients?
+            .into_iter()
+            .enumerate()
+            .map(|(number, mut client)| {
+                scope.spawn(move || daemon.echo(&mut client, &number.to_string()).map(|_| ()))
+            })
+            .collect();
+        callers.into_iter().try_for_each(|caller| match caller.join() {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!("a caller panicked"),
+        })
+    })?;
+    Ok(begun.elapsed())
+}
+
+/// A thousand VMs that live at the same time, and a call for each.
+fn crowd(host: &Host) -> Result<Vec<Figure>> {
+    let config = format!(
+        r#""cid_range":[200,{}],"pool":{{"size":{CROWD},"max_vms":{CROWD}}},
+           "default_execution_mode":"direct",
+           "mcp_servers":{{"system":{{"execution_mode":"unikernel","memory_mb":16}}}}"#,
+        199 + CROWD
+    );
+    let begun = Instant::now();
+    let daemon = Daemon::start(host, "kvm", &config)?;
+    daemon.wait_for_idle(CROWD)?;
+    let booted = begun.elapsed();
+    let answered = together(&daemon, CROWD)?;
+    daemon.stop()?;
+    Ok(vec![
+        Figure::times(format!("pool: embedded, {CROWD} VMs of 16 MiB alive at once"), &[booted])?,
+        Figure::times(format!("pool: embedded, {CROWD} calls at once, one for each"), &[answered])?,
+    ])
 }
 
 /// What one more idle VM costs the host: its process, and what the daemon keeps for it.

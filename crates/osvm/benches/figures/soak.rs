@@ -14,10 +14,11 @@ use crate::host::Host;
 use anyhow::{Context, Result, bail, ensure};
 use osvm_daemon::ClientError;
 use osvm_daemon::client::Trouble;
+use osvm_runtime::cids::Cids;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,8 +65,8 @@ struct Soak<'a> {
     calls: u64,
     seed: u64,
     over: AtomicBool,
-    /// Every VM process that was ever seen.
-    seen: Mutex<BTreeSet<u32>>,
+    /// Every VM process that was ever seen, and when it was started: numbers come again.
+    seen: Mutex<BTreeSet<(u32, u64)>>,
     kills: AtomicU64,
 }
 
@@ -107,7 +108,12 @@ pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
     let after = soak.settled()?;
     let left = soak.left_behind(&before, &after)?;
     let figures = soak.figures(took, &before, &after, left);
-    daemon.stop()?;
+    let run = daemon.run_dir();
+    let home = daemon.stop()?;
+    ensure!(!run.join(osvm_daemon::SOCKET).exists(), "the socket was left behind");
+    let held = Cids::new(&run, 0..=u32::MAX).list().context("cannot list the CIDs")?;
+    ensure!(held.is_empty(), "CIDs are still in use: {held:?}");
+    drop(home);
     figures
 }
 
@@ -197,7 +203,8 @@ impl Soak<'_> {
             {
                 self.kills.fetch_add(1, Ordering::SeqCst);
             }
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(pids);
+            let known = pids.into_iter().filter_map(|pid| Some((pid, started(pid)?)));
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
             std::thread::sleep(Duration::from_millis(20 + random.below(80)));
         }
         Ok(())
@@ -225,8 +232,8 @@ impl Soak<'_> {
     fn left_behind(&self, before: &Settled, after: &Settled) -> Result<f64> {
         let living = vms(&self.daemon.status()?, |_| true);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let lives = |pid: &&u32| Path::new("/proc").join(pid.to_string()).exists();
-        let stray = seen.iter().filter(|pid| !living.contains(pid)).filter(lives).count();
+        let lives = |(pid, since): &&(u32, u64)| started(*pid) == Some(*since);
+        let stray = seen.iter().filter(|(pid, _)| !living.contains(pid)).filter(lives).count();
         let tally = &self.tally;
         let counters = [&tally.answered, &tally.killed, &tally.hostile, &tally.hung_up];
         let told: u64 = counters.into_iter().map(|counter| counter.load(Ordering::SeqCst)).sum();
@@ -273,6 +280,14 @@ impl Soak<'_> {
             .goal(FEW_KB as f64),
         ])
     }
+}
+
+/// When a process was started, in ticks since the host's start: field 22 of proc_pid_stat(5).
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, is in parentheses and may have blanks and parentheses itself.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
 }
 
 /// Numbers that look random: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
