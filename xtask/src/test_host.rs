@@ -34,7 +34,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Memory of the test host, in MiB: the initramfs lives in it, and several guests at once.
 const MEMORY_MIB: &str = "2048";
 /// When the test host is given up, in seconds.
-const DEADLINE_SECS: &str = "1200";
+const DEADLINE_SECS: &str = "2400";
 
 /// What became of the run.
 #[derive(Debug)]
