@@ -7,7 +7,7 @@
 //! memory  what a VM process takes besides the guest's own pages
 //! size    image and executor
 //! cids    100 CIDs taken and given back
-//! pool    a daemon with ready VMs: latency, throughput, memory
+//! pool    a daemon with ready VMs: latency; `pool-rate`: throughput; `pool-crowd`: many VMs at once
 //! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
 //!
@@ -45,7 +45,9 @@ const GROUPS: &[Group] = &[
     ("memory", guest::memory),
     ("size", host::sizes),
     ("cids", cids::measure),
-    ("pool", pool::measure),
+    ("pool", pool::latencies),
+    ("pool-rate", pool::rates),
+    ("pool-crowd", pool::crowds),
     (SOAK, soak::measure),
 ];
 

@@ -29,23 +29,16 @@ const CROWD: usize = 1000;
 /// VMs by which idle memory is compared.
 const MORE_IDLE: usize = 16;
 
-/// Everything about the pool, on the embedded VMM and on QEMU where it is installed.
-pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
+/// How long a call takes whose VM is ready, on the embedded VMM and on QEMU where it is installed.
+pub(crate) fn latencies(host: &Host) -> Result<Vec<Figure>> {
     let socket = socket_echo()?;
-    let mut figures = vec![Figure::times("pool: floor, Unix-socket echo", &socket)?];
+    let mut figures = vec![Figure::times(FLOOR, &socket)?];
     figures.extend(latency(host, "kvm", "embedded", None)?);
     figures.extend(process(host)?);
-    figures.push(rate(host, "kvm", "embedded", 100.0)?);
-    figures.push(at_once(host)?);
-    figures.push(idle_memory(host)?);
-    figures.extend(crowd(host)?);
-    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
-    if qemu.is_ok_and(|output| output.status.success()) {
+    if has_qemu() {
         figures.extend(latency(host, "qemu", "QEMU", Some(1.0))?);
-        figures.push(rate(host, "qemu", "QEMU", 35.0)?);
     }
-    let floor = median(&figures, "pool: floor, Unix-socket echo")?;
-    let start = median(&figures, "pool: floor, `osvm --version`")?;
+    let (floor, start) = (median(&figures, FLOOR)?, median(&figures, START)?);
     for (name, floor) in [
         ("pool: embedded, request to answer", floor),
         ("pool: QEMU, request to answer", floor),
@@ -56,6 +49,30 @@ pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
         }
     }
     Ok(figures)
+}
+
+/// How many VMs are booted, used and destroyed in a second.
+pub(crate) fn rates(host: &Host) -> Result<Vec<Figure>> {
+    let mut figures = vec![rate(host, "kvm", "embedded", 100.0)?];
+    if has_qemu() {
+        figures.push(rate(host, "qemu", "QEMU", 35.0)?);
+    }
+    Ok(figures)
+}
+
+/// Many VMs at the same time.
+pub(crate) fn crowds(host: &Host) -> Result<Vec<Figure>> {
+    let mut figures = vec![at_once(host)?, idle_memory(host)?];
+    figures.extend(crowd(host)?);
+    Ok(figures)
+}
+
+const FLOOR: &str = "pool: floor, Unix-socket echo";
+const START: &str = "pool: floor, `osvm --version`";
+
+fn has_qemu() -> bool {
+    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
+    qemu.is_ok_and(|output| output.status.success())
 }
 
 fn median(figures: &[Figure], name: &str) -> Result<f64> {
@@ -141,7 +158,7 @@ fn process(host: &Host) -> Result<Vec<Figure>> {
     let [calls, floor] = times;
     Ok(vec![
         Figure::times("pool: embedded, system echo, exec to exit", &calls)?.goal(12.0),
-        Figure::times("pool: floor, `osvm --version`", &floor)?,
+        Figure::times(START, &floor)?,
     ])
 }
 
