@@ -38,10 +38,10 @@ pub(crate) fn run(project: &Project, name: Option<&str>) -> Result<()> {
     process::run(command.args(name))
 }
 
-/// Every figure, of this `osvm`.
-pub(crate) fn figures(project: &Project, osvm: &Osvm) -> Result<Vec<Figure>> {
+/// The figures of these groups, of this `osvm`.
+pub(crate) fn figures(project: &Project, osvm: &Osvm, groups: &[&str]) -> Result<Vec<Figure>> {
     printer::step("measuring");
-    let printed = process::text(bench(project, osvm).arg("--json"))?;
+    let printed = process::text(bench(project, osvm).arg("--json").args(groups))?;
     printed.lines().filter(|line| line.starts_with('{')).map(read).collect()
 }
 

@@ -5,6 +5,7 @@
 
 use super::Checks;
 use crate::bench;
+use crate::guest;
 use crate::osvm::Osvm;
 use crate::project::Project;
 use anyhow::Result;
@@ -20,10 +21,14 @@ const TARGETS: &[(&str, &str, f64)] = &[
     ("cids:", "100 CIDs taken and given back in 100 ms", 100.0),
 ];
 
+/// The groups that hold these figures.
+const GROUPS: &[&str] = &["calls", "memory", "size", "cids"];
+
 /// `scripts/benchmark-unikernel-performance.sh`.
 pub(super) fn check(project: &Project, checks: &mut Checks) -> Result<()> {
     let osvm = Osvm::find(project)?;
-    let figures = bench::figures(project, &osvm)?;
+    guest::build(project)?;
+    let figures = bench::figures(project, &osvm, GROUPS)?;
     checks.group("targets");
     for (prefix, sentence, target) in TARGETS {
         checks.check(sentence, || {
