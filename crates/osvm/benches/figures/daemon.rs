@@ -39,7 +39,15 @@ impl Daemon {
         fs::write(&path, format!(r#"{{"unikernel_dir":{store:?},{config}}}"#))?;
         let path = path.display().to_string();
         let terms = Terms { config: path, backend: Some(backend.into()) };
-        let mut daemon = Self { home, osvm: host.osvm.clone(), process: None, terms };
+        // Copies, because a daemon ends when its program is built anew meanwhile.
+        let copy = |program: &Path| -> Result<PathBuf> {
+            let copy = home.path().join(program.file_name().context("no program")?);
+            fs::copy(program, &copy).context("cannot copy a program")?;
+            Ok(copy)
+        };
+        copy(&host.osvm_vm)?;
+        let osvm = copy(&host.osvm)?;
+        let mut daemon = Self { home, osvm, process: None, terms };
         let log = fs::File::create(daemon.home.path().join("daemon.log"))?;
         let mut command = daemon.osvm(&["daemon"]);
         daemon.process = Some(command.stderr(log).spawn().context("cannot run osvm")?);
