@@ -6,13 +6,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-const ECHO: [&str; 5] = ["mcp", "call-tool", "system", "echo", r#"{"text":"hi"}"#];
+/// The smallest call.
+pub(crate) const ECHO: [&str; 5] = ["mcp", "call-tool", "system", "echo", r#"{"text":"hi"}"#];
 
 /// From exec to exit, what osvm itself says a call took, and the floor: a start without a call.
 pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
-    let (calls, _) = repeat(host, &ECHO)?;
-    let (floor, _) = repeat(host, &["--version"])?;
-    let (_, outputs) = repeat(host, &[ECHO.as_slice(), &["--json"]].concat())?;
+    let (calls, _) = repeat(host, &ECHO, "kvm")?;
+    let (floor, _) = repeat(host, &["--version"], "kvm")?;
+    let (_, outputs) = repeat(host, &[ECHO.as_slice(), &["--json"]].concat(), "kvm")?;
     let mut figures = vec![
         Figure::times("calls: system echo, exec to exit", &calls)?.goal(30.0),
         Figure::times("calls: floor, `osvm --version`", &floor)?,
@@ -29,11 +30,18 @@ pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Runs osvm often; returns the time and the output of each run.
-fn repeat(host: &Host, arguments: &[&str]) -> Result<(Vec<Duration>, Vec<Vec<u8>>)> {
+/// Runs osvm often on one backend; returns the time and the output of each run.
+pub(crate) fn repeat(
+    host: &Host,
+    arguments: &[&str],
+    backend: &str,
+) -> Result<(Vec<Duration>, Vec<Vec<u8>>)> {
     let mut runs = Vec::new();
     for run in 0..WARM_UP + RUNS {
         let mut command = host.osvm(arguments);
+        command.env("OSVM_BACKEND", backend);
+        // QEMU is looked for on it.
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let begun = Instant::now();
         let output = command.output().context("cannot run osvm")?;
         let took = begun.elapsed();

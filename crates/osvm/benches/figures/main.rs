@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! calls   the whole program, from exec to exit, and what it says about itself
+//! qemu    the same on QEMU, beside a QEMU that boots and exits
 //! shares  one call step by step: the host's steps and the guest's
 //! guest   instructions and exits from the first instruction to the first answer, counted by KVM
 //! memory  what a VM process takes besides the guest's own pages
@@ -27,6 +28,7 @@ mod figure;
 mod guest;
 mod host;
 mod pool;
+mod qemu;
 mod soak;
 
 use anyhow::{Context, Result};
@@ -40,6 +42,7 @@ type Group = (&'static str, fn(&Host) -> Result<Vec<Figure>>);
 
 const GROUPS: &[Group] = &[
     ("calls", calls::measure),
+    ("qemu", qemu::measure),
     ("shares", guest::shares),
     ("guest", guest::counts),
     ("memory", guest::memory),
