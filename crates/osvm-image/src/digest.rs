@@ -4,19 +4,45 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 use thiserror::Error;
 
 const PREFIX: &str = "sha256:";
 
 /// SHA-256 of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest and the length of what `reader` gives until it ends.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `reader` answers.
+    pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 18];
+        let mut len = 0_u64;
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => return Ok((Self(hash.finalize().into()), len)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            hash.update(buffer.get(..read).unwrap_or_default());
+            len = len.saturating_add(read as u64);
+        }
+    }
+
+    /// The 64 hexadecimal digits, without what tells the kind of digest.
+    pub fn hex(&self) -> String {
+        self.to_string().split_off(PREFIX.len())
     }
 }
 
@@ -86,6 +112,14 @@ mod tests {
     fn the_digest_of_nothing_is_the_standard_one() {
         assert_eq!(Digest::of(b"").to_string(), EMPTY);
         assert_eq!(EMPTY.parse(), Ok(Digest::of(b"")));
+    }
+
+    #[test]
+    fn a_reader_gives_the_digest_and_length_of_its_bytes() {
+        let bytes = vec![7; (1 << 18) + 3];
+        let (digest, len) = Digest::of_reader(bytes.as_slice()).unwrap();
+        assert_eq!((digest, len), (Digest::of(&bytes), bytes.len() as u64));
+        assert_eq!(format!("sha256:{}", digest.hex()), digest.to_string());
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! # Not here
 //!
 //! - Building images: `cargo xtask guest`.
+//! - Root images of Linux microVMs, which are another store: [`linux`].
 //! - Booting them: the backends. Deciding which one a tool gets: `osvm-policy`.
 
 pub mod arguments;
@@ -30,6 +31,7 @@ mod error;
 pub mod fixture;
 mod image;
 mod index;
+pub mod linux;
 mod name;
 mod schema;
 mod sealed;

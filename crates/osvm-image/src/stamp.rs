@@ -5,6 +5,7 @@
 //! there is, as long as the host's clock is not turned back on purpose.
 
 use crate::ImageError;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp([FileStamp; 2]);
 
+/// What the file system says about one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileStamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -34,13 +36,24 @@ impl FileStamp {
             io::ErrorKind::NotFound => ImageError::NotFound { path: path.into() },
             _ => ImageError::Io { path: path.into(), source },
         })?;
-        Ok(Self {
+        Ok(Self::of_metadata(&metadata))
+    }
+
+    /// The stamp of a file that is open.
+    pub(crate) fn of_metadata(metadata: &Metadata) -> Self {
+        Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
             written: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
+        }
+    }
+
+    /// One line to compare with later: equal lines are equal stamps.
+    pub(crate) fn line(&self) -> String {
+        let Self { device, inode, size, written, changed } = self;
+        format!("{device} {inode} {size} {written:?} {changed:?}\n")
     }
 }
 
