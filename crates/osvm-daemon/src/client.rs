@@ -3,6 +3,7 @@
 use crate::door::{SOCKET, is_own};
 use crate::message::{Ask, CallHead, Failure, Head, Outcome, Reply, Told, VERSION};
 use crate::wire::{PATIENCE, Wait, Wire, WireError};
+use osvm_protocol::code;
 use osvm_protocol::frame::{self, FrameError, MAX_PAYLOAD};
 use osvm_protocol::message::RpcError;
 use osvm_runtime::{Answer, CallId, Report};
@@ -184,12 +185,21 @@ impl From<Report> for CallReply {
         let isolation = serde_json::value::to_raw_value(&isolation);
         let isolation = isolation.unwrap_or_else(|_| RawValue::NULL.to_owned());
         let outcome = match outcome {
-            Ok(Answer::Result(result)) => Ok(result),
+            Ok(Answer::Result(result) | Answer::Mcp(result)) => Ok(result),
             Ok(Answer::ToolError(error)) => Err(Trouble::Tool(error)),
+            Ok(Answer::McpError(error)) => Err(Trouble::Tool(mcp_error(&error))),
             Err(error) => Err(Trouble::Osvm(Failure::from(&error))),
         };
         Self { call, outcome, isolation }
     }
+}
+
+/// A server's error object, as far as it is one.
+fn mcp_error(error: &RawValue) -> RpcError {
+    serde_json::from_str(error.get()).unwrap_or_else(|_| {
+        let message = "the server answered with an error that cannot be read";
+        RpcError::new(code::INTERNAL_ERROR, message)
+    })
 }
 
 impl HangUp {

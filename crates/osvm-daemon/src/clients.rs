@@ -291,7 +291,8 @@ impl Conversation<'_> {
         clients.hang_ups.add(self.id, &*self.wire.stream(), Sign::HangUp)?;
         clients.counters.begin();
         let session = if head.share { Some(self.session.get_or_insert_default()) } else { None };
-        let call = ToolCall { server: head.server, tool: head.tool, arguments };
+        let call =
+            ToolCall { client: head.client, ..ToolCall::new(head.server, head.tool, arguments) };
         let (report, remains) = runtime.answer(&call, session, &cancel);
         clients.hang_ups.remove(&*self.wire.stream());
         clients.counters.end(&report);

@@ -15,7 +15,7 @@
 
 use crate::client::{CallReply, Trouble};
 use osvm_protocol::message::RpcError;
-use osvm_runtime::{CallError, CallId};
+use osvm_runtime::{CallError, CallId, ClientName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::error::Error;
@@ -57,6 +57,9 @@ pub struct CallHead {
     /// Whether consecutive calls of this connection to one server may share a guest.
     #[serde(default)]
     pub share: bool,
+    /// Who calls.
+    #[serde(default)]
+    pub client: ClientName,
     /// What the client would decide by itself, so that it gets no other treatment here.
     pub terms: Terms,
 }
@@ -162,7 +165,8 @@ mod tests {
         let text = r#"{"version":1,"ask":{"call":{"server":"solana","tool":"t","share":true,
             "terms":{"config":"/c.json"},"later":[1]}}}"#;
         let terms = Terms { config: "/c.json".into(), backend: None };
-        let call = CallHead { server: "solana".into(), tool: "t".into(), share: true, terms };
+        let (server, tool, client) = ("solana".into(), "t".into(), ClientName::default());
+        let call = CallHead { server, tool, share: true, client, terms };
         let expected = Head { version: 1, ask: Ask::Call(call) };
         assert_eq!(serde_json::from_str::<Head>(text).unwrap(), expected);
         let stop = r#"{"version":1,"ask":"stop"}"#;

@@ -93,8 +93,8 @@ impl Counters {
     pub(crate) fn end(&self, report: &Report) {
         self.running.fetch_sub(1, Ordering::Relaxed);
         let counter = match &report.outcome {
-            Ok(Answer::Result(_)) => &self.answered,
-            Ok(Answer::ToolError(_)) => &self.tool_errors,
+            Ok(Answer::Result(_) | Answer::Mcp(_)) => &self.answered,
+            Ok(Answer::ToolError(_) | Answer::McpError(_)) => &self.tool_errors,
             Err(CallError::Cancelled) => &self.cancelled,
             Err(_) => &self.failed,
         };

@@ -55,7 +55,7 @@ pub(crate) fn plan(catalog: &Catalog, params: Option<&RawValue>) -> Result<Plann
         return Err(Defect::params("`arguments` is not an object"));
     }
     let server = listed.tool.server.to_string();
-    let call = ToolCall { server, tool: listed.tool.name.to_string(), arguments };
+    let call = ToolCall::new(server, listed.tool.name.to_string(), arguments);
     Ok(Planned { call, mode: listed.mode })
 }
 
@@ -178,6 +178,7 @@ struct Envelope<'a> {
 #[serde(untagged)]
 enum Reason<'a> {
     Tool(&'a RpcError),
+    Server(&'a RawValue),
     Osvm(Failure),
 }
 
@@ -220,8 +221,11 @@ impl Failure {
 impl<'a> CallResult<'a> {
     fn of(report: &'a Report, era: Era) -> Self {
         let (text, structured, error) = match &report.outcome {
-            Ok(Answer::Result(result)) => {
+            Ok(Answer::Result(result) | Answer::Mcp(result)) => {
                 (Cow::Borrowed(result.get()), structured(result, era), None)
+            }
+            Ok(Answer::McpError(error)) => {
+                (Cow::Borrowed(error.get()), None, Some(Reason::Server(error)))
             }
             Ok(Answer::ToolError(error)) => {
                 (Cow::Borrowed(error.message.as_str()), None, Some(Reason::Tool(error)))

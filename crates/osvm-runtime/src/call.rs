@@ -7,11 +7,16 @@
 //!     └── "fallback" ──▶ Run::direct ──▶ report with the reason
 //! ```
 //!
+//! The gate is asked once, when it is known that the call makes sense and before anything is
+//! started for it. Whatever happens, the last thing before the report is the record.
+//!
 //! The report is there as soon as the answer is; what is left then, the guest above all, is in
 //! [`Remains`]. [`Runtime::call`] waits for that, [`Runtime::answer`] leaves it to the caller.
 //! Where the guest of a call comes from is decided in one place, `guest`.
 
 mod guest;
+mod hosted;
+mod record;
 mod remains;
 mod session;
 
@@ -20,20 +25,25 @@ use crate::cancel::Cancel;
 use crate::cids::Cids;
 use crate::direct::{self, DirectError};
 use crate::dirs::Dirs;
-use crate::error::{CallError, Denial, chain};
+use crate::error::{CallError, Denial, Phase, chain};
 use crate::exchange::{Answer, Exchange};
+use crate::gate::{Gate, Permit, Question};
 use crate::host::HostServices;
+use crate::hosted::Hosted;
 use crate::id::CallId;
 use crate::images::Images;
+use crate::ledger::Ledger;
 use crate::pool::Pool;
 use crate::recipe::Recipe;
-use crate::report::{Isolation, Report, as_millis};
+use crate::report::{Isolation, Report, RunMode, as_millis};
+use crate::tool_call::{Stage, ToolCall};
+use crate::trace::Trace;
 use osvm_image::{Image, Store, arguments};
 use osvm_policy::{Config, ExecutionMode, OnFailure, Resolved};
 use osvm_protocol::boot::BootPage;
+use osvm_protocol::tool::Annotations;
 use osvm_vmm::{Backend, MemoryMib};
 use remains::Left;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -52,6 +62,10 @@ pub struct Parts {
     pub backend: Arc<dyn Backend>,
     /// Serves what guests ask of the host.
     pub host: Arc<dyn HostServices>,
+    /// Decides about every call, after the config.
+    pub gate: Arc<dyn Gate>,
+    /// Keeps a record of every call.
+    pub ledger: Arc<dyn Ledger>,
     /// Where CIDs and logs are kept.
     pub dirs: Dirs,
     /// CIDs for guests of one call; [`osvm_protocol::cid::EPHEMERAL`] unless somebody needs more.
@@ -64,6 +78,8 @@ pub struct Runtime {
     config: Config,
     backend: Arc<dyn Backend>,
     host: Arc<dyn HostServices>,
+    gate: Arc<dyn Gate>,
+    ledger: Arc<dyn Ledger>,
     images: Images,
     cids: Cids,
     dirs: Dirs,
@@ -71,25 +87,14 @@ pub struct Runtime {
     pool: Option<Arc<Pool>>,
 }
 
-/// What to call.
-#[derive(Clone, Debug)]
-pub struct ToolCall {
-    /// The server the tool belongs to.
-    pub server: String,
-    /// The tool.
-    pub tool: String,
-    /// Its arguments.
-    pub arguments: Box<RawValue>,
-}
-
 impl Runtime {
     /// Puts a runtime together. Touches nothing until it is used.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, backend, host, dirs, cids } = parts;
+        let Parts { config, backend, host, gate, ledger, dirs, cids } = parts;
         let images = Images::new(Store::new(config.unikernel_dir()));
         let cids = Cids::new(&dirs.run, cids);
         let logs = CallLogs::new(&dirs.calls);
-        Self { config, backend, host, images, cids, dirs, logs, pool: None }
+        Self { config, backend, host, gate, ledger, images, cids, dirs, logs, pool: None }
     }
 
     /// The same, with guests from a pool, and within its limits.
@@ -148,6 +153,23 @@ impl Runtime {
         session: Option<&mut Session>,
         cancel: &Cancel,
     ) -> (Report, Remains) {
+        self.run(call, session, cancel, |run| run.outcome())
+    }
+
+    /// Runs one call of a tool that no unikernel has, where the config lets it run.
+    pub fn call_hosted(&self, call: &ToolCall, hosted: &dyn Hosted, cancel: &Cancel) -> Report {
+        let (mut report, remains) = self.run(call, None, cancel, |run| run.hosted(hosted));
+        report.isolation.total = Some(remains.settle());
+        report
+    }
+
+    fn run(
+        &self,
+        call: &ToolCall,
+        session: Option<&mut Session>,
+        cancel: &Cancel,
+        outcome: impl FnOnce(&mut Run<'_>) -> Result<Answer, CallError>,
+    ) -> (Report, Remains) {
         let start = Instant::now();
         let id = CallId::now();
         let span = tracing::info_span!("call", %id);
@@ -163,14 +185,17 @@ impl Runtime {
             // A time too far to be represented is no limit that anybody could reach.
             deadline: start.checked_add(policy.timeout).unwrap_or(start + A_YEAR),
             cancel,
-            isolation: Isolation::none(policy.mode),
+            permit: None,
+            began: false,
+            trace: Trace::default(),
+            isolation: Isolation::none(policy.mode.into()),
             isolation_failure: None,
             log: None,
             policy: &policy,
             session,
             left: Left::default(),
         };
-        let outcome = run.outcome();
+        let outcome = run.ledger_is_ready().and_then(|()| outcome(&mut run));
         run.finish(outcome, span)
     }
 }
@@ -186,6 +211,11 @@ struct Run<'a> {
     start: Instant,
     deadline: Instant,
     cancel: &'a Cancel,
+    /// What the gate said, once it has been asked.
+    permit: Option<Permit>,
+    /// Whether the tool may have done something.
+    began: bool,
+    trace: Trace,
     isolation: Isolation,
     isolation_failure: Option<String>,
     log: Option<CallLog>,
@@ -200,7 +230,7 @@ impl Run<'_> {
         match self.policy.mode {
             ExecutionMode::Unikernel => {
                 info!(mode = "unikernel", "tool configured for unikernel execution mode");
-                self.isolated().or_else(|error| self.without_isolation(error))
+                self.isolated().or_else(|error| self.without_isolation(error, Self::direct))
             }
             ExecutionMode::Direct => {
                 warn!(
@@ -217,12 +247,51 @@ impl Run<'_> {
         }
     }
 
+    /// Nothing runs that would leave no record.
+    fn ledger_is_ready(&self) -> Result<(), CallError> {
+        self.runtime.ledger.ready().map_err(CallError::Ledger)
+    }
+
+    /// Asks the gate, once.
+    fn permitted(&mut self, annotations: Option<&Annotations>) -> Result<(), CallError> {
+        self.still_wanted()?;
+        if self.permit.is_some() {
+            return Ok(());
+        }
+        let decided = self.runtime.gate.decide(&Question {
+            call: self.id,
+            client: &self.call.client,
+            server: &self.call.server,
+            tool: &self.call.tool,
+            arguments: &self.call.arguments,
+            policy: self.policy,
+            deadline: self.deadline,
+            cancel: self.cancel,
+            annotations,
+        });
+        // Whoever waited for a person has to look up before going on.
+        self.still_wanted()?;
+        let permit = decided.map_err(Denial::from)?;
+        if let Some(rule) = &permit.rule {
+            info!(rule, "the call is permitted");
+        }
+        self.permit = Some(permit);
+        if self.deadline <= Instant::now() {
+            return Err(CallError::Deadline { limit: self.policy.timeout, phase: Phase::Permit });
+        }
+        Ok(())
+    }
+
     /// In a guest of its own.
     fn isolated(&mut self) -> Result<Answer, CallError> {
-        let recipe = self.recipe()?;
-        self.still_wanted()?;
+        let (recipe, annotations) = self.recipe()?;
+        self.permitted(Some(&annotations))?;
+        self.call.stage(Stage::Booting);
         let guest = self.guest(&recipe)?;
+        let Isolation { cid, backend, .. } = self.isolation;
+        self.call.stage(Stage::Running { cid, backend });
         let mut left = Left::default();
+        self.began = true;
         let (called, keep) = guest.call(&self.exchange(), &mut left);
         self.left = left;
         self.isolation.call = called.outcome.is_ok().then_some(called.call);
@@ -245,13 +314,14 @@ impl Run<'_> {
     }
 
     /// What kind of guest the call needs. Nothing has been started when this fails.
-    fn recipe(&self) -> Result<Recipe, CallError> {
+    fn recipe(&self) -> Result<(Recipe, Annotations), CallError> {
         let memory = grantable(self.policy)?;
         let image = self.image()?;
         let tool = image.tools.get(&self.call.server, &self.call.tool)?;
         arguments::check(tool, &self.call.arguments)?;
+        let annotations = tool.annotations;
         let backend = Arc::clone(&self.runtime.backend);
-        Ok(Recipe::new(backend, image, memory, boot_page(self.policy)?))
+        Ok((Recipe::new(backend, image, memory, boot_page(self.policy)?), annotations))
     }
 
     fn image(&self) -> Result<Arc<Image>, CallError> {
@@ -280,11 +350,17 @@ impl Run<'_> {
             host: &*self.runtime.host,
             deadline: self.deadline,
             cancel: self.cancel,
+            trace: &self.trace,
+            cid: self.isolation.cid,
         }
     }
 
-    /// What the config says about a call that could not be isolated.
-    fn without_isolation(&mut self, failure: CallError) -> Result<Answer, CallError> {
+    /// What the config says about a call that could not be isolated; `on_host` runs it without.
+    fn without_isolation(
+        &mut self,
+        failure: CallError,
+        on_host: impl FnOnce(&mut Self) -> Result<Answer, CallError>,
+    ) -> Result<Answer, CallError> {
         if !failure.is_isolation_failure() {
             return Err(failure);
         }
@@ -299,9 +375,9 @@ impl Run<'_> {
             }
             OnFailure::Fallback => {
                 warn!(reason, "isolation failed: the tool runs on the host, as configured");
-                self.isolation = Isolation::none(ExecutionMode::Direct);
+                self.isolation = Isolation::none(RunMode::Direct);
                 self.isolation.fallback = Some(reason);
-                self.direct()
+                on_host(self)
             }
         }
     }
@@ -316,15 +392,21 @@ impl Run<'_> {
             .tools
             .clone()
             .or_else(|| Some(self.runtime.images.load(name).ok()?.tools.clone()));
+        let mut annotations = None;
         if let Some(tools) = tools {
             let tool = tools.get(&self.call.server, &self.call.tool)?;
             arguments::check(tool, &self.call.arguments)?;
+            annotations = Some(tool.annotations);
         }
+        self.permitted(annotations.as_ref())?;
+        self.call.stage(Stage::Booting);
         let console = match &self.log {
             Some(log) => log.console()?,
             None => self.begin_log(|header| header.digest = Some(executor.digest.to_string()))?,
         };
         self.still_wanted()?;
+        self.call.stage(Stage::Running { cid: None, backend: None });
+        self.began = true;
         info!(path = %executor.path.display(), digest = %executor.digest, "executor on the host");
         let calling = Instant::now();
         let answer = direct::run(&executor, &self.exchange(), console)?;
@@ -348,7 +430,9 @@ impl Run<'_> {
         outcome: Result<Answer, CallError>,
         span: tracing::Span,
     ) -> (Report, Remains) {
+        self.runtime.host.ended(self.id, &self.trace);
         self.isolation.total = Some(self.start.elapsed());
+        let outcome = self.recorded(outcome);
         // Wrong names and arguments leave no log: they would push out those of guests.
         if self.log.is_none() && self.isolation_failure.is_some() && self.begin_log(|_| {}).is_err()
         {
@@ -358,8 +442,9 @@ impl Run<'_> {
             call: self.id,
             start: self.start,
             outcome: match &outcome {
-                Ok(Answer::Result(_)) => "result".into(),
+                Ok(Answer::Result(_) | Answer::Mcp(_)) => "result".into(),
                 Ok(Answer::ToolError(error)) => format!("tool error {}", error.code),
+                Ok(Answer::McpError(_)) => "tool error".into(),
                 Err(error) => chain(error),
             },
             answered: outcome.is_ok(),
@@ -373,12 +458,9 @@ impl Run<'_> {
     }
 }
 
-/// What the policy asks for that can't be given is refused, not left out.
+/// What the policy asks for that can't be given is refused, not left out. Mounts are for the
+/// [`HostServices`], which grant or refuse them file by file.
 pub(crate) fn grantable(policy: &Resolved) -> Result<MemoryMib, Denial> {
-    if !policy.mounts.is_empty() {
-        let (server, tool) = (policy.server.clone(), policy.tool.clone());
-        return Err(Denial::Mounts { server, tool, count: policy.mounts.len() });
-    }
     Ok(MemoryMib::new(policy.memory_mb)?)
 }
 

@@ -1,6 +1,8 @@
 //! Ending a call from another thread: Ctrl-C, a client that went away.
 
 use osvm_vmm::Killer;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Cancels one call. Clones mean the same call.
@@ -11,6 +13,9 @@ pub struct Cancel(Arc<Mutex<State>>);
 struct State {
     cancelled: bool,
     guest: Option<Killer>,
+    /// What else is to be told, by number.
+    others: BTreeMap<u64, Killer>,
+    last: u64,
 }
 
 impl Cancel {
@@ -20,14 +25,29 @@ impl Cancel {
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.cancelled = true;
-        if let Some(guest) = &state.guest {
-            guest.kill();
-        }
+        state.guest.iter().chain(state.others.values()).for_each(Killer::kill);
     }
 
     /// Whether [`Cancel::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
         self.lock().cancelled
+    }
+
+    /// Does `act` when the call is cancelled, now if it was already, until the guard is dropped.
+    ///
+    /// `act` may be done more than once, must not block, and must not use this `Cancel`. It is
+    /// never done after the guard is gone.
+    #[must_use = "dropping the guard takes it back"]
+    pub fn on_cancel(&self, act: impl Fn() + Send + Sync + 'static) -> OnCancel {
+        let act = Killer::new(act);
+        let mut state = self.lock();
+        if state.cancelled {
+            act.kill();
+        }
+        state.last += 1;
+        let number = state.last;
+        state.others.insert(number, act);
+        OnCancel { cancel: self.clone(), number }
     }
 
     /// Says what to kill; kills it right away if the call was cancelled meanwhile.
@@ -44,9 +64,27 @@ impl Cancel {
         self.lock().guest = None;
     }
 
-    // The state is two plain values, which no panic leaves half-changed.
+    // Plain values, which no panic leaves half-changed.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that is done when a call is cancelled; dropping it takes that back.
+pub struct OnCancel {
+    cancel: Cancel,
+    number: u64,
+}
+
+impl Drop for OnCancel {
+    fn drop(&mut self) {
+        self.cancel.lock().others.remove(&self.number);
+    }
+}
+
+impl fmt::Debug for OnCancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnCancel")
     }
 }
 
@@ -79,5 +117,22 @@ mod tests {
         cancel.cancel();
         assert_eq!(kills.load(Ordering::SeqCst), 0);
         assert!(cancel.is_cancelled());
+    }
+
+    #[test]
+    fn what_waits_for_a_cancel_hears_it_while_its_guard_lives() {
+        let acts = Arc::new(AtomicUsize::new(0));
+        let act = || {
+            let acts = Arc::clone(&acts);
+            move || _ = acts.fetch_add(1, Ordering::SeqCst)
+        };
+        let cancel = Cancel::default();
+        let (kept, gone) = (cancel.on_cancel(act()), cancel.on_cancel(act()));
+        drop(gone);
+        cancel.cancel();
+        assert_eq!(acts.load(Ordering::SeqCst), 1);
+        let _late = cancel.on_cancel(act());
+        assert_eq!(acts.load(Ordering::SeqCst), 2);
+        drop(kept);
     }
 }

@@ -40,6 +40,8 @@ impl CallError {
             Self::Cancelled => "interrupted",
             Self::Guest(_) => "guest",
             Self::Direct(_) => "direct",
+            Self::Hosted(failure) => failure.code,
+            Self::Ledger(_) | Self::NoReceipt { .. } => "receipts",
         }
     }
 }

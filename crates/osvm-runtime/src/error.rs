@@ -3,6 +3,9 @@
 use crate::calls::LogError;
 use crate::cids::CidError;
 use crate::direct::DirectError;
+use crate::gate::Refusal;
+use crate::hosted::{HostedError, HostedFailure};
+use crate::ledger::LedgerError;
 use crate::pool::Busy;
 use osvm_image::{ArgumentError, ImageError, LookupError};
 use osvm_protocol::frame::FrameError;
@@ -59,11 +62,27 @@ pub enum CallError {
     /// The executor did not run on the host.
     #[error(transparent)]
     Direct(#[from] DirectError),
+    /// A server that is no unikernel gave no answer.
+    #[error(transparent)]
+    Hosted(Box<HostedFailure>),
+    /// A call whose record could not be kept does not start.
+    #[error("no receipt of the call could be kept, so it was not started")]
+    Ledger(#[source] LedgerError),
+    /// The call is over, and there is no record of it.
+    #[error("the call ran ({outcome}), but left no receipt: its answer is withheld")]
+    NoReceipt {
+        /// `result`, `tool_error`, or the word of the failure.
+        outcome: String,
+        /// Why.
+        source: LedgerError,
+    },
 }
 
 /// What was going on at the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Somebody was asked whether the call may run.
+    Permit,
     /// The guest booted.
     Boot,
     /// The tool worked.
@@ -73,6 +92,7 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Permit => "it waited for its permission",
             Self::Boot => "the guest was booting",
             Self::Tool => "the tool was running",
         })
@@ -83,23 +103,25 @@ impl std::fmt::Display for Phase {
 /// something else than a fallback gives.
 #[derive(Debug, Error)]
 pub enum Denial {
-    /// The tool is to run in a microVM.
-    #[error("`{server}/{tool}` is configured for mode `microvm`, which this osvm cannot run")]
+    /// The rules, or a person, do not let it run.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The tool of an image is to run in a microVM.
+    #[error("`{server}/{tool}` is configured for mode `microvm`, but is a tool of a unikernel")]
     MicroVm {
         /// The server.
         server: String,
         /// The tool.
         tool: String,
     },
-    /// The tool is to see directories of the host.
-    #[error("`{server}/{tool}` is granted {count} mounts, which a unikernel cannot be given")]
-    Mounts {
+    /// The tool of a program is to run in a unikernel, which is what happens where nobody says
+    /// anything.
+    #[error("`{server}/{tool}` is a tool of a program, which a unikernel cannot run")]
+    NotUnikernel {
         /// The server.
         server: String,
         /// The tool.
         tool: String,
-        /// How many.
-        count: usize,
     },
     /// No guest can have that much memory, or that little.
     #[error("`memory_mb` cannot be given")]
@@ -159,7 +181,7 @@ impl CallError {
     /// What the user can do next, when there is one clear thing.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Denied(denial) => denial.hint().map(str::to_owned),
+            Self::Denied(denial) => denial.hint(),
             Self::Image(error) => error.hint().map(str::to_owned),
             Self::Lookup(error) => error.hint(),
             Self::Arguments(error) => error.hint(),
@@ -168,6 +190,10 @@ impl CallError {
             Self::Log(error) => error.hint(),
             Self::Boot(error) => error.hint(),
             Self::Direct(error) => error.hint(),
+            Self::Hosted(failure) => failure.hint.clone(),
+            Self::Ledger(error) | Self::NoReceipt { source: error, .. } => {
+                error.hint().map(str::to_owned)
+            }
             Self::Deadline { .. } => {
                 Some("`timeout_secs` in the isolation config is the limit of a call".into())
             }
@@ -193,6 +219,7 @@ impl CallError {
                 ConnectError::Refused { .. } | ConnectError::Died(_) | ConnectError::Io(_) => true,
                 ConnectError::Deadline { .. } => false,
             },
+            Self::Hosted(failure) => failure.isolation_failure,
             Self::Denied(_)
             | Self::Lookup(_)
             | Self::Arguments(_)
@@ -201,19 +228,36 @@ impl CallError {
             | Self::Deadline { .. }
             | Self::Cancelled
             | Self::Guest(_)
-            | Self::Direct(_) => false,
+            | Self::Direct(_)
+            | Self::Ledger(_)
+            | Self::NoReceipt { .. } => false,
         }
     }
 }
 
+impl From<HostedError> for CallError {
+    fn from(error: HostedError) -> Self {
+        Self::Hosted(Box::new(error.into()))
+    }
+}
+
 impl Denial {
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<String> {
         match self {
-            Self::MicroVm { .. } => {
-                Some("set `execution_mode` of the tool to \"unikernel\" in the isolation config")
+            Self::Refused(refusal) => refusal.hint.clone(),
+            Self::MicroVm { .. } => Some(
+                "set `execution_mode` of the tool to \"unikernel\" in the isolation config".into(),
+            ),
+            Self::NotUnikernel { server, .. } => {
+                // A name is quoted as it stands in the file.
+                let server = serde_json::Value::from(server.as_str());
+                Some(format!(
+                    "in the isolation config, `\"mcp_servers\": {{{server}: {{\"execution_mode\": \
+                     \"microvm\"}}}}` runs it in a microVM; with \"direct\" it runs on the host, \
+                     without isolation"
+                ))
             }
-            Self::Mounts { .. } => Some("remove `mounts` of the tool from the isolation config"),
-            Self::Memory(_) => Some("64 to 256 is recommended for `memory_mb`"),
+            Self::Memory(_) => Some("64 to 256 is recommended for `memory_mb`".into()),
             Self::Env(_) => None,
         }
     }

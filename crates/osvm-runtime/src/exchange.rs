@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::cancel::Cancel;
 use crate::id::CallId;
+use crate::trace::Trace;
 
 /// Id of the first request on a stream.
 pub(crate) const FIRST_ID: u64 = 1;
@@ -26,6 +27,10 @@ pub enum Answer {
     Result(Box<RawValue>),
     /// Its error.
     ToolError(RpcError),
+    /// An MCP `CallToolResult`, or another result of `tools/call`, as the server wrote it.
+    Mcp(Box<RawValue>),
+    /// An MCP server's JSON-RPC error object, as it wrote it.
+    McpError(Box<RawValue>),
 }
 
 /// What is asked of a guest, and what it may ask meanwhile.
@@ -43,6 +48,10 @@ pub struct Exchange<'a> {
     pub deadline: Instant,
     /// Whether the call still wants an answer.
     pub cancel: &'a Cancel,
+    /// Where what the guest reaches is written down.
+    pub trace: &'a Trace,
+    /// The guest's address, for its lines in the host's log.
+    pub cid: Option<u32>,
 }
 
 /// Why there is no answer.
@@ -92,7 +101,7 @@ impl Exchange<'_> {
     fn serve(&self, request: &Request<'_>, log: &mut GuestLog) -> Step {
         let method = &*request.method;
         let outcome = if method == "host/log" {
-            log.write(request.params)
+            log.write(request.params, self)
         } else if method.starts_with("host/") && request.id.is_some() {
             self.host.serve(&HostRequest {
                 call: self.call,
@@ -101,6 +110,7 @@ impl Exchange<'_> {
                 params: request.params,
                 deadline: self.deadline,
                 cancel: self.cancel,
+                trace: self.trace,
             })
         } else {
             let shown = clean(method.as_bytes(), MAX_SHOWN);

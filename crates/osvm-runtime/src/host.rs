@@ -4,7 +4,9 @@
 //! broker implements; without one every such request is refused.
 
 use crate::cancel::Cancel;
+use crate::exchange::Exchange;
 use crate::id::CallId;
+use crate::trace::Trace;
 use osvm_policy::Resolved;
 use osvm_protocol::code;
 use osvm_protocol::message::RpcError;
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
+use tracing::Level;
 
 /// Lines one call may write to the log of the host.
 const MAX_LINES: u32 = 1000;
@@ -32,6 +35,12 @@ pub trait HostServices: fmt::Debug + Send + Sync {
     ///
     /// What the guest is told.
     fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError>;
+
+    /// The call is over, however it ended, and asks for nothing more. Called for every call, also
+    /// for one that never asked. What was begun for it and not finished is noted in its `trace`.
+    fn ended(&self, call: CallId, trace: &Trace) {
+        let _nothing_was_kept_for_it = (call, trace);
+    }
 }
 
 /// One request of a guest, and on whose behalf it is.
@@ -49,6 +58,8 @@ pub struct HostRequest<'a> {
     pub deadline: Instant,
     /// Whether the call still wants an answer.
     pub cancel: &'a Cancel,
+    /// Where what is done for the guest, or refused to it, is written down.
+    pub trace: &'a Trace,
 }
 
 /// Refuses everything.
@@ -69,6 +80,12 @@ pub(crate) struct GuestLog {
     lines: u32,
 }
 
+/// A line that may be shown.
+struct Taken {
+    level: Level,
+    message: String,
+}
+
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow, default)]
@@ -79,7 +96,29 @@ struct Line<'a> {
 
 impl GuestLog {
     /// Takes the parameters of one `host/log`.
-    pub(crate) fn write(&mut self, params: Option<&RawValue>) -> Result<Box<RawValue>, RpcError> {
+    pub(crate) fn write(
+        &mut self,
+        params: Option<&RawValue>,
+        exchange: &Exchange<'_>,
+    ) -> Result<Box<RawValue>, RpcError> {
+        let taken = self.take(params)?;
+        let Some(Taken { level, message }) = taken else { return Ok(RawValue::NULL.to_owned()) };
+        let (server, tool) = (&exchange.policy.server, &exchange.policy.tool);
+        let cid = exchange.cid;
+        match level {
+            Level::WARN => {
+                tracing::warn!(target: "osvm::guest", server, tool, cid, "{message}");
+            }
+            Level::DEBUG => {
+                tracing::debug!(target: "osvm::guest", server, tool, cid, "{message}");
+            }
+            _ => tracing::info!(target: "osvm::guest", server, tool, cid, "{message}"),
+        }
+        Ok(RawValue::NULL.to_owned())
+    }
+
+    /// The line, unless there have been too many.
+    fn take(&mut self, params: Option<&RawValue>) -> Result<Option<Taken>, RpcError> {
         let line = params.and_then(|params| serde_json::from_str::<Line<'_>>(params.get()).ok());
         let Some(line) = line else {
             let message = "`host/log` takes {\"level\", \"message\"}";
@@ -90,16 +129,16 @@ impl GuestLog {
             if self.lines == MAX_LINES + 1 {
                 tracing::warn!("the guest logs more than {MAX_LINES} lines: the rest is dropped");
             }
-            return Ok(RawValue::NULL.to_owned());
+            return Ok(None);
         }
         let message = cut(&line.message);
         // What a guest calls an error is no error of osvm's.
-        match &*line.level {
-            "error" | "warn" | "warning" => tracing::warn!(target: "osvm::guest", "{message}"),
-            "debug" | "trace" => tracing::debug!(target: "osvm::guest", "{message}"),
-            _ => tracing::info!(target: "osvm::guest", "{message}"),
-        }
-        Ok(RawValue::NULL.to_owned())
+        let level = match &*line.level {
+            "error" | "warn" | "warning" => Level::WARN,
+            "debug" | "trace" => Level::DEBUG,
+            _ => Level::INFO,
+        };
+        Ok(Some(Taken { level, message }))
     }
 }
 
@@ -113,23 +152,25 @@ fn cut(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn write(log: &mut GuestLog, params: &str) -> Result<String, i64> {
+    fn take(log: &mut GuestLog, params: &str) -> Result<Option<String>, i64> {
         let params = RawValue::from_string(params.into()).unwrap();
-        log.write(Some(&params)).map(|answer| answer.get().into()).map_err(|error| error.code)
+        let taken = log.take(Some(&params));
+        taken.map(|line| line.map(|line| line.message)).map_err(|error| error.code)
     }
 
     #[test]
     fn a_line_is_taken_and_rubbish_is_refused() {
         let mut log = GuestLog::default();
-        assert_eq!(write(&mut log, r#"{"level":"info","message":"hi"}"#), Ok("null".into()));
-        assert_eq!(write(&mut log, "[1]"), Err(code::INVALID_PARAMS));
-        assert_eq!(log.write(None).unwrap_err().code, code::INVALID_PARAMS);
+        let line = take(&mut log, r#"{"level":"info","message":"hi"}"#);
+        assert_eq!(line, Ok(Some("hi".into())));
+        assert_eq!(take(&mut log, "[1]"), Err(code::INVALID_PARAMS));
+        assert!(log.take(None).is_err_and(|error| error.code == code::INVALID_PARAMS));
     }
 
     #[test]
     fn lines_are_counted_and_the_rest_is_dropped() {
         let mut log = GuestLog { lines: u32::MAX };
-        assert_eq!(write(&mut log, r#"{"message":"x"}"#), Ok("null".into()));
+        assert_eq!(take(&mut log, r#"{"message":"x"}"#), Ok(None));
         assert_eq!(log.lines, u32::MAX);
     }
 

@@ -18,11 +18,47 @@ pub struct Report {
     pub isolation: Isolation,
 }
 
+/// Where a call runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunMode {
+    /// In a unikernel made for the call.
+    Unikernel,
+    /// In a Linux microVM that runs the MCP server.
+    MicroVm,
+    /// On the host, with the user's rights.
+    Direct,
+    /// On a server behind an address, which is not osvm's to isolate.
+    Remote,
+}
+
+impl RunMode {
+    /// The word in reports, logs and receipts.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unikernel => "unikernel",
+            Self::MicroVm => "microvm",
+            Self::Direct => "direct",
+            Self::Remote => "remote",
+        }
+    }
+}
+
+impl From<ExecutionMode> for RunMode {
+    fn from(mode: ExecutionMode) -> Self {
+        match mode {
+            ExecutionMode::Unikernel => Self::Unikernel,
+            ExecutionMode::MicroVm => Self::MicroVm,
+            ExecutionMode::Direct => Self::Direct,
+        }
+    }
+}
+
 /// How a call ran. Every field was measured in this call; `None` (`null`) did not happen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Isolation {
     /// Mode the call ran in, or was to run in when it failed before.
-    pub mode: ExecutionMode,
+    pub mode: RunMode,
     /// The hypervisor.
     pub backend: Option<&'static str>,
     /// The guest's address.
@@ -58,7 +94,7 @@ pub struct Isolation {
 
 impl Isolation {
     /// Nothing has happened yet.
-    pub(crate) fn none(mode: ExecutionMode) -> Self {
+    pub(crate) fn none(mode: RunMode) -> Self {
         Self {
             mode,
             backend: None,
@@ -96,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_did_not_happen_is_null() {
-        let json = serde_json::to_string(&Isolation::none(ExecutionMode::Unikernel)).unwrap();
+        let json = serde_json::to_string(&Isolation::none(RunMode::Unikernel)).unwrap();
         assert_eq!(
             json,
             r#"{"mode":"unikernel","backend":null,"cid":null,"vm_pid":null,"image":null,"#
@@ -110,7 +146,7 @@ mod tests {
     #[test]
     fn times_are_milliseconds_to_the_microsecond() {
         let boot = Some(Duration::from_nanos(12_345_678));
-        let isolation = Isolation { boot, ..Isolation::none(ExecutionMode::Direct) };
+        let isolation = Isolation { boot, ..Isolation::none(RunMode::Direct) };
         let json = serde_json::to_string(&isolation).unwrap();
         assert!(json.contains(r#""boot_ms":12.345,"#), "{json}");
     }

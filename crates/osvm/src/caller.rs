@@ -156,6 +156,7 @@ impl Line<'_, '_> {
             server: call.server.clone(),
             tool: call.tool.clone(),
             share: self.session.is_some(),
+            client: call.client.clone(),
             terms: terms.clone(),
         };
         let reply = client.call(head, &call.arguments);

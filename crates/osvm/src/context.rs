@@ -9,7 +9,7 @@ use crate::printer::Printer;
 use osvm_image::Store;
 use osvm_policy::{Config, ConfigError, Created, Env, default_path};
 use osvm_runtime::calls::CallLogs;
-use osvm_runtime::{Dirs, NoHostServices, Parts, Runtime};
+use osvm_runtime::{Dirs, NoGate, NoHostServices, NoLedger, Parts, Runtime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::{debug, info};
@@ -70,7 +70,8 @@ impl Context {
         debug!(backend = backend.name(), reason, "backend chosen");
         let host = Arc::new(NoHostServices);
         let cids = config.cid_range();
-        Ok(Runtime::new(Parts { config, backend, host, dirs, cids }))
+        let (gate, ledger) = (Arc::new(NoGate), Arc::new(NoLedger));
+        Ok(Runtime::new(Parts { config, backend, host, gate, ledger, dirs, cids }))
     }
 
     /// The image store that `config` names.

@@ -7,7 +7,7 @@ use osvm_image::{DEFAULT_IMAGE, Store, fixture};
 use osvm_policy::{Config, Env};
 use osvm_protocol::PROTOCOL_VERSION;
 use osvm_protocol::note::ImageNote;
-use osvm_runtime::{Dirs, NoHostServices, Parts, Runtime};
+use osvm_runtime::{ClientName, Dirs, NoGate, NoHostServices, NoLedger, Parts, Runtime};
 use osvm_vmm::fake::Fake;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -52,6 +52,8 @@ impl Host for TestHost {
             config,
             backend: Arc::clone(&self.backend) as Arc<_>,
             host: Arc::new(NoHostServices),
+            gate: Arc::new(NoGate),
+            ledger: Arc::new(NoLedger),
             dirs: Dirs { run: self.dir.join("run"), calls: self.dir.join("calls") },
         }))
     }
@@ -123,7 +125,7 @@ impl Daemon {
 
     pub(crate) fn head(&self, server: &str, tool: &str) -> CallHead {
         let (server, tool) = (server.into(), tool.into());
-        CallHead { server, tool, share: false, terms: self.terms() }
+        CallHead { server, tool, share: false, client: ClientName::default(), terms: self.terms() }
     }
 
     pub(crate) fn call(&self, server: &str, tool: &str) -> Result<CallReply, ClientError> {

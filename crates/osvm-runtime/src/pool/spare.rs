@@ -148,7 +148,7 @@ fn check(payload: &[u8], image: &Image) -> Result<(), GuestFault> {
         Broken::Wire(_) | Broken::Request(_) => stranger("nothing"),
     })?;
     let result = match &answer {
-        Answer::Result(result) => result,
+        Answer::Result(result) | Answer::Mcp(result) | Answer::McpError(result) => result,
         Answer::ToolError(error) => return Err(stranger(&error.message)),
     };
     let note = &image.note;

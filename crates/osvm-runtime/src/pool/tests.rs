@@ -1,7 +1,9 @@
 //! The pool on fake guests: who gets which guest, and that nothing is left.
 
 use super::*;
+use crate::gate::NoGate;
 use crate::host::NoHostServices;
+use crate::ledger::NoLedger;
 use crate::report::as_millis;
 use crate::{Answer, CallError, Dirs, Parts, Remains, Report, Runtime, Session, ToolCall};
 use osvm_image::{DEFAULT_IMAGE, Store, fixture};
@@ -91,6 +93,8 @@ impl Bench {
             config: config(dir, text),
             backend: Arc::clone(backend) as Arc<dyn Backend>,
             host: Arc::new(NoHostServices),
+            gate: Arc::new(NoGate),
+            ledger: Arc::new(NoLedger),
             dirs: Dirs { run: at("run"), calls: at("calls") },
             cids: 200..=219,
         })
@@ -140,7 +144,7 @@ fn install(dir: &TempDir, tools: &str) {
 
 fn tool_call(server: &str, tool: &str) -> ToolCall {
     let arguments = RawValue::from_string(r#"{"text":"hi"}"#.into()).unwrap();
-    ToolCall { server: server.into(), tool: tool.into(), arguments }
+    ToolCall::new(server, tool, arguments)
 }
 
 /// Kills a VM process, and waits until it has ended. Its owner may reap it meanwhile.

@@ -13,7 +13,7 @@
 //!   read and being printed.
 //! - Every line that is not blank gets an answer; a bad one does not keep the others from running.
 
-use super::call_tool::{Ended, Over};
+use super::call_tool::{CLI, Ended, Over};
 use super::{Outcome, Status};
 use crate::arguments::LIMIT;
 use crate::caller::Caller;
@@ -21,7 +21,7 @@ use crate::cli::CallTool;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use osvm_runtime::ToolCall;
+use osvm_runtime::{ClientName, ToolCall};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -243,7 +243,7 @@ fn parse(line: &[u8], number: u64) -> Result<ToolCall, Failure> {
         Some(arguments) => arguments,
         None => none().map_err(|error| Failure::new("batch", "no arguments").caused_by(&error))?,
     };
-    Ok(ToolCall { server, tool, arguments })
+    Ok(ToolCall { client: ClientName::new(CLI), ..ToolCall::new(server, tool, arguments) })
 }
 
 #[cfg(test)]

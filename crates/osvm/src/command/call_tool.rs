@@ -18,9 +18,12 @@ use crate::failure::Failure;
 use crate::interrupt::{Interrupt, Signal};
 use osvm_daemon::client::{CallReply, Trouble};
 use osvm_protocol::message::RpcError;
-use osvm_runtime::{CallId, ToolCall};
+use osvm_runtime::{CallId, ClientName, ToolCall};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+/// Who calls, in receipts and rules.
+pub(super) const CLI: &str = "cli";
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -113,7 +116,8 @@ fn call(context: &Context, args: &CallTool) -> Result<Over, Failure> {
         let running = caller.running().clone();
         move || running.stop()
     })?;
-    let call = ToolCall { server: server.clone(), tool: tool.clone(), arguments };
+    let call = ToolCall::new(server.as_str(), tool.as_str(), arguments);
+    let call = ToolCall { client: ClientName::new(CLI), ..call };
     Ok(Over::new(caller.line(false).call(&call), interrupt.signal()))
 }
 

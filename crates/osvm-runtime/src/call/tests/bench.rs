@@ -49,6 +49,8 @@ impl Bench {
             config,
             backend: Arc::new(backend),
             host: Arc::new(host),
+            gate: Arc::new(NoGate),
+            ledger: Arc::new(NoLedger),
             dirs: Dirs { run: dir.path().join("run"), calls: dir.path().join("calls") },
             cids: 200..=201,
         });
@@ -73,7 +75,7 @@ impl Bench {
 
     pub(super) fn call_with(&self, tool: &str, arguments: &str, cancel: &Cancel) -> Report {
         let arguments = RawValue::from_string(arguments.into()).unwrap();
-        let call = ToolCall { server: "system".into(), tool: tool.into(), arguments };
+        let call = ToolCall::new("system", tool, arguments);
         let report = self.runtime.call(&call, cancel);
         self.nothing_is_left(&report);
         report
