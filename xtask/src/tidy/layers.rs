@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What a call is made of.
     ("osvm-image", &["osvm-protocol"]),
     ("osvm-policy", &["osvm-protocol"]),
+    ("osvm-servers", &["osvm-policy"]),
     // What a hypervisor is, then the hypervisors. They never see each other.
     ("osvm-vmm", &["osvm-protocol"]),
     ("osvm-vsock", &["osvm-protocol"]),
@@ -28,7 +29,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-kernel", &["osvm-kernel-core", "osvm-protocol", "unikraft_tool_executor"]),
     ("hostile", &["osvm-kernel", "osvm-kernel-core", "osvm-protocol", "unikraft_tool_executor"]),
     // Tools around the project.
-    ("osvm-fuzz", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vsock"]),
+    (
+        "osvm-fuzz",
+        &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-servers", "osvm-vsock"],
+    ),
     ("osvm-test-host-init", &[]),
     ("xtask", &["osvm-image"]),
 ];
