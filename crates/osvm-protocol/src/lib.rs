@@ -28,6 +28,7 @@ pub mod cid;
 pub mod code;
 pub mod frame;
 pub mod info;
+pub mod linux;
 pub mod message;
 pub mod note;
 pub mod tool;

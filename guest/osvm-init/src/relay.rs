@@ -1,0 +1,354 @@
+//! The one loop of PID 1: lines between the stream and the server, requests of the host, the end.
+//!
+//! # Invariants
+//!
+//! - Nothing blocks. What can't be written yet waits in memory, and while much waits nothing more
+//!   is read from where it comes from, so a server that floods waits for its host.
+//! - The last frame says why the server ended, after all it had written.
+//! - A host that hangs up ends the guest.
+
+use crate::buffers::{Input, Lines, Outgoing, fill};
+use crate::control::{self, Order, Times};
+use crate::server::{ENDED_LEN, Ended, Server, signal_all};
+use crate::unique::{self, Hooks};
+use crate::{Error, ending};
+use osvm_protocol::frame;
+use osvm_protocol::linux::{self, MAX_LINE, Stop};
+use osvm_protocol::message::Id;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+/// While more than this waits on one side, in bytes, the other is not read.
+const ENOUGH: usize = 1024 * 1024;
+
+/// Longest line of stderr that is kept together, in bytes.
+const MAX_STDERR_LINE: usize = 4096;
+
+/// How long what a dead server has written may take to arrive: a child of it may hold its pipes.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// How long the host may take to read the last frames.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// How long programs may take to seed their generators.
+const WAKE: Duration = Duration::from_secs(10);
+
+/// Everything PID 1 holds while the server runs.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    channel: OwnedFd,
+    inbox: Vec<u8>,
+    outbox: Outgoing,
+    server: Server,
+    to_server: Outgoing,
+    stdout: Lines,
+    stderr: Lines,
+    hooks: Hooks,
+    times: Times,
+    frozen: bool,
+    waking: Option<Waking>,
+    stopping: Option<Stopping>,
+    /// Why PID 1 ended the server, if it did.
+    killed: Option<String>,
+    end: End,
+}
+
+/// A wake that waits for programs.
+#[derive(Debug)]
+struct Waking {
+    id: Id<'static>,
+    hooks: usize,
+    deadline: Instant,
+}
+
+/// A stop on its way: stdin is closed, then SIGTERM, then SIGKILL.
+#[derive(Debug)]
+struct Stopping {
+    grace: Duration,
+    next: Signal,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+enum End {
+    NotYet,
+    /// The server is gone; its pipes may still hold something.
+    Draining {
+        ended: Ended,
+        deadline: Instant,
+    },
+    /// The last frame is on its way.
+    Told {
+        deadline: Instant,
+    },
+}
+
+impl Relay {
+    pub(crate) fn new(channel: OwnedFd, server: Server, hooks: Hooks, times: Times) -> Self {
+        Self {
+            channel,
+            inbox: Vec::new(),
+            outbox: Outgoing::default(),
+            server,
+            to_server: Outgoing::default(),
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+            hooks,
+            times,
+            frozen: false,
+            waking: None,
+            stopping: None,
+            killed: None,
+            end: End::NotYet,
+        }
+    }
+
+    /// Runs until the server has ended and the host knows, or the host has hung up.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        loop {
+            let hung_up = self.wait().map_err(Error::during("wait for the server"))?;
+            let more = self.read_channel().map_err(Error::during("read from the host"))?;
+            self.read_server();
+            self.hooks.serve();
+            self.finish_wake();
+            self.go_on_stopping();
+            self.see_end();
+            self.write_server();
+            let written = self.outbox.flush(&self.channel);
+            written.map_err(Error::during("write to the host"))?;
+            let over = match &self.end {
+                End::Told { deadline } => self.outbox.is_empty() || *deadline < Instant::now(),
+                _ => hung_up && !more,
+            };
+            if over {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until there is something to do; true when the host has hung up.
+    fn wait(&self) -> rustix::io::Result<bool> {
+        let mut channel = PollFlags::empty();
+        channel.set(PollFlags::IN, self.to_server.len() < ENOUGH);
+        channel.set(PollFlags::OUT, !self.outbox.is_empty());
+        let mut fds = vec![PollFd::new(&self.channel, channel)];
+        fds.extend(self.hooks.poll_fds());
+        if self.outbox.len() < ENOUGH {
+            let outputs = [&self.server.stdout, &self.server.stderr].into_iter().flatten();
+            fds.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        }
+        if let Some(stdin) = self.server.stdin.as_ref().filter(|_| !self.to_server.is_empty()) {
+            fds.push(PollFd::new(stdin, PollFlags::OUT));
+        }
+        if matches!(self.end, End::NotYet) {
+            fds.push(PollFd::new(&self.server.ended, PollFlags::IN));
+        }
+        let deadline = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = deadline.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(fds.first().is_some_and(|fd| fd.revents().contains(PollFlags::HUP)))
+    }
+
+    /// When something is due that no descriptor tells.
+    fn deadline(&self) -> Option<Instant> {
+        let end = match &self.end {
+            End::NotYet => None,
+            End::Draining { deadline, .. } | End::Told { deadline } => Some(*deadline),
+        };
+        let waking = self.waking.as_ref().map(|waking| waking.deadline);
+        let stopping = self.stopping.as_ref().map(|stopping| stopping.deadline);
+        [end, waking, stopping].into_iter().flatten().min()
+    }
+
+    /// True when frames came in.
+    fn read_channel(&mut self) -> Result<bool, String> {
+        if ENOUGH <= self.to_server.len() {
+            return Ok(true);
+        }
+        let before = self.inbox.len();
+        fill(&self.channel, &mut self.inbox).map_err(|error| error.to_string())?;
+        let inbox = std::mem::take(&mut self.inbox);
+        let mut rest = inbox.as_slice();
+        while let Some(frame) = frame::split(rest).map_err(|error| error.to_string())? {
+            match linux::line(frame.payload) {
+                Some(line) if self.server.stdin.is_some() => {
+                    self.to_server.push(line);
+                    self.to_server.push(b"\n");
+                }
+                // Its stdin is closed: nobody will read it.
+                Some(_) => {}
+                None => self.obey(frame.payload),
+            }
+            rest = frame.rest;
+        }
+        let more = rest.len() != before || inbox.len() != before;
+        self.inbox = if rest.len() == inbox.len() { inbox } else { rest.to_vec() };
+        Ok(more)
+    }
+
+    fn obey(&mut self, payload: &[u8]) {
+        let (id, order) = match control::read(payload) {
+            Ok(order) => order,
+            Err(refusal) => return self.outbox.push(&refusal),
+        };
+        let answer = match order {
+            Order::Info => control::answer(&id, &control::info(self.times)),
+            Order::Health => control::answer(&id, &control::health()),
+            Order::Freeze => {
+                signal_all(Signal::STOP);
+                self.frozen = true;
+                control::answer(&id, &())
+            }
+            Order::Stop(stop) => {
+                self.stop(stop);
+                control::answer(&id, &())
+            }
+            Order::Wake(_) if self.waking.is_some() => {
+                control::failure(&id, "another wake is not over yet")
+            }
+            Order::Wake(wake) => match unique::renew(&wake) {
+                Ok(()) => return self.wake_programs(id, wake.entropy.is_some()),
+                Err(error) => control::failure(&id, error.to_string()),
+            },
+        };
+        self.outbox.push(&answer);
+    }
+
+    /// Programs are told only of new randomness: setting the clock alone concerns none of them.
+    fn wake_programs(&mut self, id: Id<'static>, tell: bool) {
+        let hooks = if tell { self.hooks.tell() } else { 0 };
+        if std::mem::take(&mut self.frozen) {
+            signal_all(Signal::CONT);
+        }
+        self.waking = Some(Waking { id, hooks, deadline: Instant::now() + WAKE });
+    }
+
+    fn finish_wake(&mut self) {
+        let owing = self.hooks.owing();
+        let late = |waking: &mut Waking| waking.deadline < Instant::now();
+        let Some(waking) = self.waking.take_if(|waking| owing == 0 || late(waking)) else { return };
+        let answer = if owing == 0 {
+            control::answer(&waking.id, &control::woken(waking.hooks))
+        } else {
+            let text = format!("{owing} programs did not seed their generators in time");
+            control::failure(&waking.id, text)
+        };
+        self.outbox.push(&answer);
+    }
+
+    fn stop(&mut self, Stop { grace_ms }: Stop) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.to_server.clear();
+        self.server.stdin = None;
+        let grace = Duration::from_millis(grace_ms.into());
+        let deadline = Instant::now() + grace;
+        self.stopping = Some(Stopping { grace, next: Signal::TERM, deadline });
+    }
+
+    fn go_on_stopping(&mut self) {
+        let now = Instant::now();
+        let Some(stopping) = self.stopping.as_mut().filter(|stopping| stopping.deadline < now)
+        else {
+            return;
+        };
+        signal_all(stopping.next);
+        stopping.next = Signal::KILL;
+        stopping.deadline = now + stopping.grace.max(Duration::from_millis(1));
+    }
+
+    fn read_server(&mut self) {
+        if ENOUGH <= self.outbox.len() {
+            return;
+        }
+        read_lines(&mut self.server.stdout, &mut self.stdout, &mut self.outbox, pass_on);
+        read_lines(&mut self.server.stderr, &mut self.stderr, &mut self.outbox, pass_to_log);
+        if MAX_LINE < self.stdout.input().len() && self.killed.is_none() {
+            self.killed = Some(format!("the server wrote a line of more than {MAX_LINE} bytes"));
+            self.server.stdout = None;
+            signal_all(Signal::KILL);
+        }
+        if MAX_STDERR_LINE < self.stderr.input().len() {
+            let line = self.stderr.rest();
+            pass_to_log(&line, &mut self.outbox);
+        }
+    }
+
+    fn write_server(&mut self) {
+        let Some(stdin) = &self.server.stdin else { return };
+        if self.to_server.flush(stdin).is_err() {
+            // The server closed it: it wants no more.
+            self.to_server.clear();
+            self.server.stdin = None;
+        }
+    }
+
+    fn see_end(&mut self) {
+        if matches!(self.end, End::NotYet) {
+            let Some(ended) = self.read_ended() else { return };
+            self.end = End::Draining { ended, deadline: Instant::now() + DRAIN };
+        }
+        if let End::Draining { ended, deadline } = self.end {
+            let drained = self.server.stdout.is_none() && self.server.stderr.is_none();
+            if drained || deadline < Instant::now() {
+                let rest = self.stderr.rest();
+                pass_to_log(&rest, &mut self.outbox);
+                let pid = self.server.pid.as_raw_nonzero().get();
+                let exit = ending::words(ended, pid, self.killed.take());
+                self.outbox.push(&control::exit(&exit));
+                self.end = End::Told { deadline: Instant::now() + FLUSH };
+            }
+        }
+    }
+
+    fn read_ended(&self) -> Option<Ended> {
+        let mut fds = [PollFd::new(&self.server.ended, PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec::default())) != Ok(1) {
+            return None;
+        }
+        let mut bytes = [0; ENDED_LEN];
+        // Written at once, in a piece smaller than any pipe.
+        let len = rustix::io::read(&self.server.ended, &mut bytes).ok()?;
+        Ended::decode(bytes.get(..len)?)
+    }
+}
+
+/// Reads what there is of one output and hands on whole lines; closes the pipe at its end.
+fn read_lines(
+    pipe: &mut Option<OwnedFd>,
+    lines: &mut Lines,
+    outbox: &mut Outgoing,
+    hand_on: fn(&[u8], &mut Outgoing),
+) {
+    let Some(fd) = pipe else { return };
+    let input = fill(fd.as_fd(), lines.input());
+    lines.take(|line| hand_on(line, outbox));
+    if !matches!(input, Ok(Input::Open)) {
+        *pipe = None;
+    }
+}
+
+/// A line of stdout. What is no JSON object or array can't be MCP: some servers greet people there.
+fn pass_on(line: &[u8], outbox: &mut Outgoing) {
+    match line.trim_ascii_start().first() {
+        None => {}
+        Some(b'{' | b'[') => match linux::wrap(line) {
+            Ok(frame) => outbox.push(&frame),
+            Err(error) => outbox.push(&control::log("error", error.to_string().as_bytes())),
+        },
+        Some(_) => outbox.push(&control::log("warning", line)),
+    }
+}
+
+fn pass_to_log(line: &[u8], outbox: &mut Outgoing) {
+    if !line.is_empty() {
+        outbox.push(&control::log("info", line));
+    }
+}

@@ -1,0 +1,196 @@
+//! Making a copy of this guest unlike its original: kernel, clock, and programs that keep random
+//! state of their own.
+//!
+//! ```text
+//! program ──connect──▶ /run/osvm/wake.sock        once it has loaded its hook
+//! PID 1   ──"w"─────▶ program                     after kernel and clock
+//! program ──"k"─────▶ PID 1                       its generators have new seeds
+//! ```
+//!
+//! The hooks, one for Node and one for Python, stand beside this file and say what they do. They
+//! are loaded through `NODE_OPTIONS` and `PYTHONPATH`, so the image needs nothing.
+//!
+//! # Invariants
+//!
+//! - Kernel first, then the clock, then programs: OpenSSL draws from the kernel as soon as it sees
+//!   that the clock has jumped.
+//! - A program that had a hook and does not answer makes the wake fail.
+
+use crate::Error;
+use crate::random;
+use osvm_protocol::linux::Wake;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::AsFd;
+use rustix::fs::{Mode, chmod};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+const SOCKET: &str = "/run/osvm/wake.sock";
+const NODE_FILE: &str = "/run/osvm/wake.cjs";
+const PYTHON_DIR: &str = "/run/osvm/python";
+const NODE_HOOK: &str = include_str!("../hooks/wake.cjs");
+const PYTHON_HOOK: &str = include_str!("../hooks/sitecustomize.py");
+
+/// Programs and threads that may register.
+const MAX: usize = 256;
+
+const WAKE: u8 = b'w';
+
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// The programs that want to know of a wake.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    listener: Option<UnixListener>,
+    programs: Vec<Program>,
+}
+
+#[derive(Debug)]
+struct Program {
+    stream: UnixStream,
+    owes_answer: bool,
+}
+
+impl Hooks {
+    /// Puts the hooks into the root file system, if they are wanted.
+    pub(crate) fn new(wanted: bool) -> Result<Self, Error> {
+        if !wanted {
+            return Ok(Self::default());
+        }
+        let put = || -> std::io::Result<UnixListener> {
+            fs::create_dir_all(PYTHON_DIR)?;
+            fs::write(NODE_FILE, NODE_HOOK)?;
+            fs::write(format!("{PYTHON_DIR}/sitecustomize.py"), PYTHON_HOOK)?;
+            let listener = UnixListener::bind(SOCKET)?;
+            listener.set_nonblocking(true)?;
+            // The server is another user.
+            chmod(SOCKET, Mode::from_raw_mode(0o666))?;
+            Ok(listener)
+        };
+        let listener = put().map_err(Error::during("put the hooks in place"))?;
+        Ok(Self { listener: Some(listener), programs: Vec::new() })
+    }
+
+    /// What makes programs load their hook.
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
+        if self.listener.is_none() {
+            return Vec::new();
+        }
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            pair("NODE_OPTIONS", format!("--require={NODE_FILE}")),
+            pair("PYTHONPATH", PYTHON_DIR.to_owned()),
+        ]
+    }
+
+    /// What to wait for.
+    pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let listener = self.listener.iter().map(AsFd::as_fd);
+        let programs = self.programs.iter().map(|program| program.stream.as_fd());
+        listener.chain(programs).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+    }
+
+    /// Takes what programs have to say.
+    pub(crate) fn serve(&mut self) {
+        self.programs.retain_mut(Program::hear);
+        let Some(listener) = &self.listener else { return };
+        while let Ok((stream, _)) = listener.accept() {
+            if self.programs.len() < MAX && stream.set_nonblocking(true).is_ok() {
+                self.programs.push(Program { stream, owes_answer: false });
+            }
+        }
+    }
+
+    /// Tells every program; returns how many there are.
+    pub(crate) fn tell(&mut self) -> usize {
+        self.serve();
+        self.programs.retain_mut(|program| {
+            program.owes_answer = true;
+            program.stream.write(&[WAKE]).is_ok()
+        });
+        self.programs.len()
+    }
+
+    /// Programs that have not answered yet.
+    pub(crate) fn owing(&self) -> usize {
+        self.programs.iter().filter(|program| program.owes_answer).count()
+    }
+}
+
+impl Program {
+    /// False once it is gone.
+    fn hear(&mut self) -> bool {
+        let mut bytes = [0; 16];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(_) => {
+                self.owes_answer = false;
+                true
+            }
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+}
+
+/// Does to the kernel what `wake` asks for.
+pub(crate) fn renew(wake: &Wake) -> Result<(), Error> {
+    if let Some(entropy) = wake.entropy {
+        random::reseed(entropy).map_err(Error::during("give the kernel new randomness"))?;
+    }
+    if let Some(unix_ns) = wake.unix_ns {
+        let seconds = i64::try_from(unix_ns / SECOND).map_err(Error::during("set the clock"))?;
+        let nanoseconds =
+            i64::try_from(unix_ns % SECOND).map_err(Error::during("set the clock"))?;
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        clock_settime(ClockId::Realtime, time).map_err(Error::during("set the clock"))?;
+    }
+    Ok(())
+}
+
+/// The wall clock, in nanoseconds since 1970.
+pub(crate) fn unix_ns() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    let part = |value: i64| u64::try_from(value).unwrap_or_default();
+    part(now.tv_sec).saturating_mul(SECOND).saturating_add(part(now.tv_nsec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hooks() -> (Hooks, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let program = Program { stream: ours, owes_answer: false };
+        (Hooks { listener: None, programs: vec![program] }, theirs)
+    }
+
+    #[test]
+    fn a_program_owes_an_answer_until_it_gives_one() {
+        let (mut hooks, mut program) = hooks();
+        assert_eq!((hooks.tell(), hooks.owing()), (1, 1));
+        let mut byte = [0];
+        program.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [WAKE]);
+        program.write_all(b"k").unwrap();
+        hooks.serve();
+        assert_eq!(hooks.owing(), 0);
+    }
+
+    #[test]
+    fn a_program_that_is_gone_owes_nothing() {
+        let (mut hooks, program) = hooks();
+        assert_eq!(hooks.tell(), 1);
+        drop(program);
+        hooks.serve();
+        assert_eq!((hooks.owing(), hooks.tell()), (0, 0));
+    }
+
+    #[test]
+    fn without_hooks_the_environment_stays_as_it_is() {
+        assert!(Hooks::new(false).unwrap().env().is_empty());
+    }
+}
