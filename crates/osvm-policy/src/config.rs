@@ -154,6 +154,11 @@ impl Config {
         self.root.firecracker.as_ref().map(|path| path.value.as_path())
     }
 
+    /// The file of Cedar rules, if this file names one.
+    pub fn policy(&self) -> Option<&Path> {
+        self.root.policy.as_ref().map(|path| path.value.as_path())
+    }
+
     /// The pool of ready VMs, if the file asks for one.
     pub fn pool(&self) -> Option<Pool> {
         self.root.pool.as_ref().map(|pool| pool.value)

@@ -70,8 +70,17 @@ pub fn default_path(env: &Env) -> PathBuf {
     if let Some(path) = &env.osvm_config {
         return path.clone();
     }
+    config_dir(env).join("isolation_config.json")
+}
+
+/// Where the Cedar rules are unless the command line or the config says otherwise.
+pub fn default_policy_path(env: &Env) -> PathBuf {
+    config_dir(env).join("policy.cedar")
+}
+
+fn config_dir(env: &Env) -> PathBuf {
     let dir = env.xdg_config_home.clone().unwrap_or_else(|| env.home.join(".config"));
-    dir.join("osvm").join("isolation_config.json")
+    dir.join("osvm")
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ mod resolve;
 mod source;
 
 pub use config::{Config, Created, ServerEntry, default_text, schema};
-pub use env::{Env, NoHome, default_path};
+pub use env::{Env, NoHome, default_path, default_policy_path};
 pub use error::{ConfigError, ConfigErrors, Problem, ProblemKind};
 pub use explain::{ExplainedOption, Explanation};
 pub use file::MAX_FILE_BYTES;

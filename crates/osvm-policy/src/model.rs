@@ -162,6 +162,22 @@ impl fmt::Debug for EgressRule {
     }
 }
 
+/// Where the Solana chain is asked.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RpcUrl {
+    /// As it is written. The query may hold a key.
+    pub(crate) text: String,
+    /// What a guest needs to be allowed to ask there.
+    pub(crate) rule: EgressRule,
+}
+
+// The query may hold a key.
+impl fmt::Debug for RpcUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcUrl").field("rule", &self.rule).finish_non_exhaustive()
+    }
+}
+
 /// Hosts an [`EgressRule`] is about. Names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {

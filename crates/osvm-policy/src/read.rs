@@ -5,11 +5,14 @@
 
 mod egress;
 mod mount;
+pub(crate) mod solana;
 mod text;
 
 use crate::env::Env;
 use crate::json::{Fields, Node, Path, Reader, Spanned};
-use crate::model::{BackendChoice, EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure, Pool};
+use crate::model::{
+    BackendChoice, EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure, Pool, RpcUrl,
+};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -22,8 +25,10 @@ pub(crate) struct Root {
     pub(crate) unikernel_dir: Option<Spanned<PathBuf>>,
     pub(crate) backend: Option<Spanned<BackendChoice>>,
     pub(crate) firecracker: Option<Spanned<PathBuf>>,
+    pub(crate) policy: Option<Spanned<PathBuf>>,
     pub(crate) pool: Option<Spanned<Pool>>,
     pub(crate) cid_range: Option<Spanned<RangeInclusive<u32>>>,
+    pub(crate) solana: Option<Spanned<RpcUrl>>,
     pub(crate) servers: BTreeMap<String, Server>,
 }
 
@@ -88,8 +93,11 @@ pub(crate) fn root<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -
         firecracker: fields.take_spanned(reader, "firecracker", |node, reader| {
             text::host_path(&node, reader, env)
         }),
+        policy: fields
+            .take_spanned(reader, "policy", |node, reader| text::host_path(&node, reader, env)),
         pool: fields.take_spanned(reader, "pool", pool),
         cid_range: fields.take_spanned(reader, "cid_range", cid_range),
+        solana: fields.take_spanned(reader, "solana", solana::solana),
         servers: fields
             .take(reader, "mcp_servers", |node, reader| {
                 named(node, reader, SERVER_NAMES, |node, reader| server(node, reader, env))

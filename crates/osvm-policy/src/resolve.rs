@@ -12,7 +12,7 @@ mod warn;
 
 use crate::json::{Spanned, member_pointer};
 use crate::model::{EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure};
-use crate::read::{Root, Server, Table};
+use crate::read::{self, Root, Server, Table};
 use crate::source::Location;
 use serde::Serialize;
 use std::fmt;
@@ -45,7 +45,8 @@ pub struct Resolved {
     pub egress: Vec<EgressRule>,
     /// Host directories the guest may see.
     pub mounts: Vec<Mount>,
-    /// Variables for the guest, name and value. Together they fit a boot page.
+    /// Variables for the guest, name and value. Together they fit a boot page, but for the one
+    /// that `solana.rpc_url` adds.
     pub env_vars: Vec<(String, String)>,
     /// For the `kraft` backend.
     pub kraft_config: KraftConfig,
@@ -135,6 +136,8 @@ pub(crate) mod built_in {
     pub(crate) const MICROVM_MEMORY_MB: u32 = 256;
     pub(crate) const VCPUS: u32 = 1;
     pub(crate) const TIMEOUT_SECS: u32 = 30;
+    /// The public endpoint of the main network.
+    pub(crate) const SOLANA_RPC_URL: &str = "https://api.mainnet-beta.solana.com";
 }
 
 /// The entries of the file that have a say in one tool.
@@ -357,10 +360,51 @@ pub(crate) fn resolve(
     if let Some(command) = pick(Level::Server, "server_command", command) {
         resolved.server_command = Some(taker.take("server_command", Some(command), Vec::new));
     }
+    solana(scope, &mut resolved, &mut taker);
     resolved.origins = Origins(taker.origins);
     resolved.warnings = warn::warnings(scope, &resolved, &taker.locate);
     resolved
 }
+
+/// A tool that asks the Solana chain, and may use the network, is told where the chain is, and may
+/// reach it. What the file says of `egress` and of the variable comes first.
+fn solana<L: Fn(usize) -> Location>(
+    scope: Scope<'_>,
+    resolved: &mut Resolved,
+    taker: &mut Taker<'_, L>,
+) {
+    if !resolved.network_enabled || !SOLANA_SERVERS.contains(&resolved.server.as_str()) {
+        return;
+    }
+    let picked = pick(Level::Top, "solana", scope.root.solana.as_ref());
+    let url = picked.as_ref().map(|picked| picked.value.clone());
+    let origin = scope.origin(picked, &taker.locate);
+    let Some(url) = url.or_else(|| read::solana::parse(built_in::SOLANA_RPC_URL).ok()) else {
+        return;
+    };
+    let mut says = |option: &str| {
+        let of_option = taker.origins.iter_mut().find(|(name, _)| *name == option);
+        if let Some((_, of_option)) = of_option {
+            *of_option = origin.clone();
+        }
+    };
+    if scope.table("egress", |table| table.egress.as_ref()).is_none() {
+        resolved.egress.push(url.rule);
+        says("egress");
+    }
+    if resolved.env_vars.iter().all(|(name, _)| name != SOLANA_VARIABLE) {
+        if resolved.env_vars.is_empty() {
+            says("env_vars");
+        }
+        resolved.env_vars.push((SOLANA_VARIABLE.into(), url.text));
+    }
+}
+
+/// Servers whose tools ask the Solana chain.
+const SOLANA_SERVERS: [&str; 2] = ["solana", "osvm-mcp"];
+
+/// How they are told where it is.
+const SOLANA_VARIABLE: &str = "SOLANA_RPC_URL";
 
 #[cfg(test)]
 mod tests;

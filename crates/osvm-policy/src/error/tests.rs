@@ -28,7 +28,7 @@ fn an_unknown_field_at_the_top_is_in_the_file() {
         "line 1 column 2: unknown field `default_mode` in the file",
         Some(
             "known here: `$schema`, `default_execution_mode`, `on_isolation_failure`, \
-             `unikernel_dir`, `backend`, `firecracker`, `pool`, `cid_range`, `mcp_servers`",
+             `unikernel_dir`, `backend`, `firecracker`, `policy`, `pool`, `cid_range`, `solana`, `mcp_servers`",
         ),
     );
 }
@@ -309,7 +309,7 @@ fn egress_rules_allow_something_and_not_too_much() {
     egress(
         r#"{"host":"a.b","methods":["CONNECT"]}"#,
         "57: `mcp_servers.s.egress[0].methods[0]` is `CONNECT`, not one of `GET`, `HEAD`, `POST`, \
-         `PUT`, `PATCH`, `DELETE`, `OPTIONS`",
+         `PUT`, `PATCH`, `DELETE`, `OPTIONS`, `CONNECT`",
     );
     egress(
         r#"{"host":"a.b","methods":[]}"#,

@@ -14,9 +14,9 @@ const DEFAULT_METHODS: [&str; 2] = ["GET", "HEAD"];
 /// The port of HTTPS.
 const DEFAULT_PORTS: [u16; 1] = [443];
 /// As much as a frame of the wire carries.
-const DEFAULT_MAX_BYTES: u64 = 10 << 20;
+pub(super) const DEFAULT_MAX_BYTES: u64 = 10 << 20;
 const MOST_MAX_BYTES: u64 = 1 << 30;
-const DEFAULT_RATE: u32 = 600;
+pub(super) const DEFAULT_RATE: u32 = 600;
 const MOST_RATE: u32 = 1_000_000;
 
 /// Headers that say how a message is carried or whom it is for. osvm writes them itself.
@@ -90,7 +90,7 @@ fn host<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>) -> Option<HostPattern> 
     }
 }
 
-fn parse_host(text: &str) -> Result<HostPattern, &'static str> {
+pub(super) fn parse_host(text: &str) -> Result<HostPattern, &'static str> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<Ipv6Addr>() {
         return Ok(HostPattern::Address(address.into()));
@@ -157,6 +157,8 @@ fn method<'a>(node: &Node<'a, '_>, reader: &mut Reader<'a>) -> Option<String> {
         ("PATCH", "PATCH"),
         ("DELETE", "DELETE"),
         ("OPTIONS", "OPTIONS"),
+        // A connection whose bytes nobody reads, for guests that speak TLS themselves.
+        ("CONNECT", "CONNECT"),
     ];
     node.word(reader, METHODS).map(str::to_owned)
 }
@@ -169,7 +171,7 @@ fn path<'a>(node: &Node<'a, '_>, reader: &mut Reader<'a>) -> Option<PathPattern>
     })
 }
 
-fn check_path_pattern(text: &str) -> Result<(), &'static str> {
+pub(super) fn check_path_pattern(text: &str) -> Result<(), &'static str> {
     const MAX_PATH: usize = 2048;
     let fixed = text.strip_suffix("/*").unwrap_or(text);
     match text {

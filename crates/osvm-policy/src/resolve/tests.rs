@@ -138,3 +138,36 @@ fn parse(text: &str) -> Config {
     let env = Env::new(None, None, Some("/home/u".into())).unwrap();
     Config::parse(text, Path::new("c.json"), &env).unwrap()
 }
+
+#[test]
+fn a_solana_tool_with_a_network_is_told_where_the_chain_is() {
+    let text = r#"{"solana":{"rpc_url":"http://127.0.0.1:8899/x"},"mcp_servers":{
+        "solana":{"network_enabled":true,"tools":{
+            "own":{"egress":[],"env_vars":{"SOLANA_RPC_URL":"mine"}},
+            "offline":{"network_enabled":false}}},
+        "other":{"network_enabled":true}}}"#;
+    let config = parse(text);
+    let resolved = config.resolve("solana", "get_balance");
+    assert_eq!(resolved.env_vars, [("SOLANA_RPC_URL".into(), "http://127.0.0.1:8899/x".into())]);
+    let [rule] = resolved.egress.as_slice() else { panic!("{:?}", resolved.egress) };
+    assert_eq!((rule.host.to_string(), rule.ports[0]), ("127.0.0.1".into(), 8899));
+    assert!(
+        matches!(resolved.origins.get("egress"), Origin::File { path, .. } if path == "solana")
+    );
+    let own = config.resolve("solana", "own");
+    assert!(own.egress.is_empty());
+    assert_eq!(own.env_vars, [("SOLANA_RPC_URL".into(), "mine".into())]);
+    for (server, tool) in [("solana", "offline"), ("other", "t"), ("osvm-mcp", "t")] {
+        let resolved = config.resolve(server, tool);
+        assert!(resolved.egress.is_empty() && resolved.env_vars.is_empty(), "{server}/{tool}");
+    }
+}
+
+#[test]
+fn without_a_setting_the_chain_is_the_main_network() {
+    let config = parse(r#"{"mcp_servers":{"osvm-mcp":{"network_enabled":true}}}"#);
+    let resolved = config.resolve("osvm-mcp", "get_solana_balance");
+    assert_eq!(resolved.egress[0].host.to_string(), "api.mainnet-beta.solana.com");
+    assert_eq!(resolved.env_vars[0].1, "https://api.mainnet-beta.solana.com");
+    assert_eq!(resolved.warnings, []);
+}
