@@ -9,7 +9,9 @@
 //!   its closure returns, and commas are this module's business.
 //! - Names of members are literals of this crate and need no escape. Strings are escaped.
 
-use osvm_protocol::frame::Builder;
+use alloc::string::String;
+use osvm_protocol::frame::{Builder, HEADER_LEN};
+use serde_json::value::RawValue;
 
 /// Writes the members of one object.
 pub(crate) struct Object<'a> {
@@ -23,11 +25,20 @@ pub(crate) struct Array<'a> {
     first: bool,
 }
 
-/// Writes one object.
-pub(crate) fn object(out: &mut Builder, members: impl FnOnce(&mut Object<'_>)) {
+/// Writes one object, and returns what its closure does.
+pub(crate) fn object<R>(out: &mut Builder, members: impl FnOnce(&mut Object<'_>) -> R) -> R {
     out.push(b"{");
-    members(&mut Object { out, first: true });
+    let outcome = members(&mut Object { out, first: true });
     out.push(b"}");
+    outcome
+}
+
+/// The text of one object; `None` when it is too long for a frame.
+pub(crate) fn text_of(members: impl FnOnce(&mut Object<'_>)) -> Option<String> {
+    let mut out = Builder::with_capacity(256);
+    object(&mut out, members);
+    let bytes = out.finish().ok()?;
+    String::from_utf8(bytes.get(HEADER_LEN..)?.to_vec()).ok()
 }
 
 impl Object<'_> {
@@ -57,6 +68,20 @@ impl Object<'_> {
         self.out.push(if value { b"true" } else { b"false" });
     }
 
+    /// A whole number, or `null` when there is none.
+    pub(crate) fn optional_number(&mut self, name: &str, value: Option<u64>) {
+        match value {
+            Some(value) => self.number(name, value),
+            None => self.null(name),
+        }
+    }
+
+    /// JSON as it is.
+    pub(crate) fn raw(&mut self, name: &str, value: &RawValue) {
+        self.name(name);
+        self.out.push(value.get().as_bytes());
+    }
+
     /// `null`.
     pub(crate) fn null(&mut self, name: &str) {
         self.name(name);
@@ -64,17 +89,22 @@ impl Object<'_> {
     }
 
     /// A nested object.
-    pub(crate) fn object(&mut self, name: &str, members: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn object<R>(
+        &mut self,
+        name: &str,
+        members: impl FnOnce(&mut Object<'_>) -> R,
+    ) -> R {
         self.name(name);
-        object(self.out, members);
+        object(self.out, members)
     }
 
     /// A nested array.
-    pub(crate) fn array(&mut self, name: &str, elements: impl FnOnce(&mut Array<'_>)) {
+    pub(crate) fn array<R>(&mut self, name: &str, elements: impl FnOnce(&mut Array<'_>) -> R) -> R {
         self.name(name);
         self.out.push(b"[");
-        elements(&mut Array { out: self.out, first: true });
+        let outcome = elements(&mut Array { out: self.out, first: true });
         self.out.push(b"]");
+        outcome
     }
 
     // Kept out of line, as `push`, `string` and `number`: answers are long lists of such calls, and
@@ -112,10 +142,24 @@ impl Array<'_> {
         }
     }
 
-    /// An object.
-    pub(crate) fn object(&mut self, members: impl FnOnce(&mut Object<'_>)) {
+    /// JSON as it is.
+    pub(crate) fn raw(&mut self, value: &RawValue) {
         self.next();
-        object(self.out, members);
+        self.out.push(value.get().as_bytes());
+    }
+
+    /// An object.
+    pub(crate) fn object<R>(&mut self, members: impl FnOnce(&mut Object<'_>) -> R) -> R {
+        self.next();
+        object(self.out, members)
+    }
+
+    /// A nested array.
+    pub(crate) fn array(&mut self, elements: impl FnOnce(&mut Array<'_>)) {
+        self.next();
+        self.out.push(b"[");
+        elements(&mut Array { out: self.out, first: true });
+        self.out.push(b"]");
     }
 
     fn next(&mut self) {

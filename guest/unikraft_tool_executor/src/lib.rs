@@ -24,12 +24,11 @@
 
 extern crate alloc;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no tool asks the host yet, the mechanism is tested")
-)]
+mod answer;
 mod context;
+mod http;
 mod json;
+mod rpc;
 mod server;
 mod solana;
 mod stream;

@@ -1,7 +1,9 @@
 //! What a tool is: its definition for people and models, and the function that runs it.
 
+use crate::answer::Part;
 use crate::context::Context;
 use crate::json::{self, Object};
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -40,6 +42,18 @@ pub(crate) type Run = fn(&mut Context<'_>, Arguments<'_>, &mut Reply) -> Result<
 pub(crate) const PURE: Annotations =
     Annotations { read_only_hint: true, destructive_hint: false, open_world_hint: false };
 
+/// Reads from the network.
+pub(crate) const READS: Annotations =
+    Annotations { read_only_hint: true, destructive_hint: false, open_world_hint: true };
+
+/// Changes something on the network, for good or not.
+pub(crate) const WRITES: Annotations =
+    Annotations { read_only_hint: false, destructive_hint: false, open_world_hint: true };
+
+/// Changes something on the network for good.
+pub(crate) const DESTROYS: Annotations =
+    Annotations { read_only_hint: false, destructive_hint: true, open_world_hint: true };
+
 /// The `params` of a request, not parsed yet.
 #[derive(Clone, Copy)]
 pub(crate) struct Arguments<'a>(pub(crate) Option<&'a RawValue>);
@@ -49,6 +63,98 @@ impl<'a> Arguments<'a> {
     pub(crate) fn parse<T: Deserialize<'a>>(self) -> Result<T, RpcError> {
         let text = self.0.map_or("{}", RawValue::get);
         serde_json::from_str(text).map_err(|error| explain(text, &error))
+    }
+}
+
+/// One argument, not read yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Field<'a> {
+    part: Part<'a>,
+    /// What errors call it.
+    name: &'a str,
+}
+
+impl<'a> Arguments<'a> {
+    /// The arguments of these names, and no others.
+    pub(crate) fn fields<const N: usize>(
+        self,
+        names: [&'static str; N],
+    ) -> Result<[Field<'a>; N], RpcError> {
+        let mut fields = names.map(|name| Field { part: Part::missing(name), name });
+        let text = self.0.map_or("{}", RawValue::get);
+        fill(text, None, &mut fields)?;
+        Ok(fields)
+    }
+}
+
+/// Fills in the members of an object; `of` is the argument it is, if it is not all of them.
+#[inline(never)]
+fn fill<'a>(text: &'a str, of: Option<&str>, fields: &mut [Field<'a>]) -> Result<(), RpcError> {
+    let wrong = |reason: &dyn fmt::Display| match of {
+        Some(name) => invalid(name, reason),
+        None => RpcError::new(INVALID_PARAMS, format!("wrong arguments: {reason}")),
+    };
+    let Ok(Members(members)) = serde_json::from_str(text) else {
+        return Err(wrong(&"not an object"));
+    };
+    for (name, value) in members {
+        let Some(field) = fields.iter_mut().find(|field| field.name == name) else {
+            let known = fields.iter().map(|field| field.name).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "none" } else { &known };
+            return Err(wrong(&format_args!("unknown field `{name}`, there is {known}")));
+        };
+        if !field.part.is_missing() {
+            return Err(wrong(&format_args!("`{name}` is there twice")));
+        }
+        field.part = Part::new(field.part.name(), value);
+    }
+    Ok(())
+}
+
+impl<'a> Field<'a> {
+    /// What errors call it.
+    pub(crate) fn name(self) -> &'a str {
+        self.name
+    }
+
+    /// What was given.
+    pub(crate) fn part(self) -> Part<'a> {
+        self.part
+    }
+
+    /// Whether nothing was given, or `null`.
+    pub(crate) fn is_nothing(self) -> bool {
+        self.part.is_nothing()
+    }
+
+    /// An element of this list.
+    pub(crate) fn element(self, part: Part<'a>) -> Self {
+        Self { part, name: self.name }
+    }
+
+    /// The members of these names of an object, and no others. Errors name the whole argument.
+    pub(crate) fn fields<const N: usize>(
+        self,
+        names: [&'static str; N],
+    ) -> Result<[Field<'a>; N], RpcError> {
+        let mut fields = names.map(|name| Field { part: Part::missing(name), name });
+        fill(self.part.raw().get(), Some(self.name), &mut fields)?;
+        Ok(fields)
+    }
+
+    /// A string.
+    #[inline(never)]
+    pub(crate) fn text(self) -> Result<Cow<'a, str>, RpcError> {
+        if self.part.is_missing() {
+            return Err(self.invalid(&"it is missing"));
+        }
+        self.part.text().map_err(|_| self.invalid(&"not a string"))
+    }
+
+    /// Says what is wrong with this argument.
+    #[cold]
+    pub(crate) fn invalid(self, reason: &dyn fmt::Display) -> RpcError {
+        invalid(self.name, reason)
     }
 }
 
@@ -130,9 +236,10 @@ impl Reply {
         Self { frame }
     }
 
-    /// Writes the result, an object. A tool calls this once, as the last thing it does.
-    pub(crate) fn object(&mut self, members: impl FnOnce(&mut Object<'_>)) {
-        json::object(&mut self.frame, members);
+    /// Writes the result, an object, and returns what its closure does. A tool calls this once, as
+    /// the last thing it does; when it fails after all, what it wrote is dropped.
+    pub(crate) fn object<R>(&mut self, members: impl FnOnce(&mut Object<'_>) -> R) -> R {
+        json::object(&mut self.frame, members)
     }
 
     /// Gives the frame back.

@@ -1,11 +1,11 @@
 //! The list of all tools, and the two things made from it: the manifest and the dispatch table.
 
-mod network;
+mod arguments;
 mod osvm_mcp;
 mod solana;
 mod system;
 
-use self::solana::network as network_of_solana;
+use self::solana::network::{accounts, blocks, tokens, transactions};
 use self::solana::{decode_token_account, decode_transaction, keys};
 use crate::tool::{Run, Tool};
 use alloc::borrow::Cow;
@@ -27,23 +27,23 @@ const ALL: [Tool; 28] = [
     keys::VALIDATE_ADDRESS,
     keys::DERIVE_ADDRESS,
     osvm_mcp::VERIFY_WALLET_SIGNATURE,
-    network_of_solana::GET_BALANCE,
-    network_of_solana::GET_TRANSACTION,
-    network_of_solana::GET_ACCOUNT_INFO,
-    network_of_solana::GET_MULTIPLE_ACCOUNTS,
-    network_of_solana::GET_PROGRAM_ACCOUNTS,
-    network_of_solana::GET_TOKEN_ACCOUNTS,
-    network_of_solana::GET_TOKEN_SUPPLY,
-    network_of_solana::GET_SIGNATURES_FOR_ADDRESS,
-    network_of_solana::GET_SLOT,
-    network_of_solana::GET_BLOCK,
-    network_of_solana::GET_BLOCK_HEIGHT,
-    network_of_solana::GET_EPOCH_INFO,
-    network_of_solana::GET_LATEST_BLOCKHASH,
-    network_of_solana::GET_MINIMUM_BALANCE_FOR_RENT_EXEMPTION,
-    network_of_solana::SIMULATE_TRANSACTION,
-    network_of_solana::SEND_TRANSACTION,
-    network_of_solana::REQUEST_AIRDROP,
+    accounts::GET_BALANCE,
+    transactions::GET_TRANSACTION,
+    accounts::GET_ACCOUNT_INFO,
+    accounts::GET_MULTIPLE_ACCOUNTS,
+    accounts::GET_PROGRAM_ACCOUNTS,
+    tokens::GET_TOKEN_ACCOUNTS,
+    tokens::GET_TOKEN_SUPPLY,
+    transactions::GET_SIGNATURES_FOR_ADDRESS,
+    blocks::GET_SLOT,
+    blocks::GET_BLOCK,
+    blocks::GET_BLOCK_HEIGHT,
+    blocks::GET_EPOCH_INFO,
+    blocks::GET_LATEST_BLOCKHASH,
+    accounts::GET_MINIMUM_BALANCE_FOR_RENT_EXEMPTION,
+    transactions::SIMULATE_TRANSACTION,
+    transactions::SEND_TRANSACTION,
+    transactions::REQUEST_AIRDROP,
     osvm_mcp::SOLANA_RPC_CALL,
     osvm_mcp::GET_SOLANA_BALANCE,
     osvm_mcp::GET_TRANSACTION,

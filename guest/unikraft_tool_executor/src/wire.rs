@@ -8,6 +8,7 @@
 
 use crate::Stream;
 use crate::context::Host;
+use crate::json::{self, Object};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
@@ -16,6 +17,9 @@ use osvm_protocol::code::{INTERNAL_ERROR, INVALID_REQUEST};
 use osvm_protocol::frame;
 use osvm_protocol::message::{self, Id, Message, RpcError};
 use serde_json::value::RawValue;
+
+/// Room for an ordinary request to the host, in bytes.
+const REQUEST: usize = 512;
 
 /// The connection cannot be used any more.
 pub(crate) enum End<E> {
@@ -116,10 +120,22 @@ impl<'s, S: Stream> Wire<'s, S> {
 }
 
 impl<S: Stream> Host for Wire<'_, S> {
-    fn call(&mut self, method: &str, params: &RawValue) -> Result<Box<RawValue>, RpcError> {
+    fn call(
+        &mut self,
+        method: &str,
+        params: &dyn Fn(&mut Object<'_>),
+    ) -> Result<Box<RawValue>, RpcError> {
         self.last_id = self.last_id.wrapping_add(1);
         let id = self.last_id;
-        let frame = message::request(&id.into(), None, method, Some(params))
+        let mut frame = frame::Builder::with_capacity(REQUEST);
+        json::object(&mut frame, |o| {
+            o.text("jsonrpc", "2.0");
+            o.number("id", id);
+            o.text("method", method);
+            o.object("params", params);
+        });
+        let frame = frame
+            .finish()
             .map_err(|_| RpcError::new(INTERNAL_ERROR, "request to the host is too long"))?;
         if let Err(end) = self.send(&frame) {
             return Err(self.give_up(end, "host hung up before it was asked"));

@@ -5,9 +5,7 @@
 
 use super::base58::{self, Base58Error};
 use alloc::string::String;
-use core::fmt;
 use curve25519_dalek::edwards::CompressedEdwardsY;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -113,24 +111,4 @@ fn off_curve(seeds: &Sha256, bump: u8, program: &Address) -> Option<Address> {
     let hash = seeds.clone().chain_update([bump]).chain_update(program.0);
     let address = Address(hash.chain_update(DERIVATION_MARKER).finalize().into());
     (!address.is_on_curve()).then_some(address)
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(AddressVisitor)
-    }
-}
-
-struct AddressVisitor;
-
-impl Visitor<'_> for AddressVisitor {
-    type Value = Address;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address in base58")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Address, E> {
-        Address::parse(text).map_err(|error| E::custom(format_args!("not an address: {error}")))
-    }
 }

@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
-use serde::Deserialize;
 use thiserror::Error;
 
 /// Most base58 digits read as one byte string: reading costs the square of the length.
@@ -21,8 +20,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// How bytes are written as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// The bytes of the text itself.
     Utf8,
@@ -35,8 +33,7 @@ pub(crate) enum Encoding {
 }
 
 /// How Solana writes whole transactions and accounts as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packed {
     /// See [`Encoding::Base58`].
     Base58,

@@ -9,9 +9,7 @@
 
 use super::base58;
 use super::encoding::Encoding;
-use core::fmt;
 use ed25519_dalek::{Signature as Dalek, Verifier, VerifyingKey};
-use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// 64 bytes that sign something, or do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,27 +95,6 @@ const fn first_byte_and_rest(first: u8, middle: u8, last: u8) -> [u8; 32] {
 const fn with_sign(mut bytes: [u8; 32]) -> [u8; 32] {
     bytes[31] |= 0x80;
     bytes
-}
-
-impl<'de> Deserialize<'de> for Signature {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(SignatureVisitor)
-    }
-}
-
-struct SignatureVisitor;
-
-impl Visitor<'_> for SignatureVisitor {
-    type Value = Signature;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a signature in base58 or base64")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Signature, E> {
-        Signature::parse(text)
-            .ok_or_else(|| E::custom("not a signature: neither base58 nor base64 of 64 bytes"))
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,10 @@
 //! Server `osvm-mcp`: what a wallet's owner asks for.
 
-use super::network::{Commitment, DESTROYS, READS, arguments, refuse};
-use super::solana::network as network_of_solana;
-use crate::solana::address::Address;
-use crate::solana::signature::{self, Signature};
-use crate::tool::{PURE, Tool};
-use alloc::borrow::Cow;
-use alloc::string::String;
-use alloc::vec::Vec;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use super::solana::network::{accounts, transactions};
+use crate::json::Array;
+use crate::rpc;
+use crate::solana::signature;
+use crate::tool::{PURE, READS, Tool};
 
 const SERVER: &str = "osvm-mcp";
 
@@ -30,7 +25,9 @@ pub(super) const VERIFY_WALLET_SIGNATURE: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let VerifyWalletSignature { message, signature, public_key } = arguments.parse()?;
+        let [message, signature, key] = arguments.fields(["message", "signature", "publicKey"])?;
+        let (message, signature, public_key) =
+            (message.text()?, signature.signature()?, key.address()?);
         let verdict = signature::verify(&public_key.0, message.as_bytes(), &signature);
         reply.object(|o| {
             o.flag("valid", verdict.is_ok());
@@ -41,36 +38,60 @@ pub(super) const VERIFY_WALLET_SIGNATURE: Tool = Tool {
     },
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VerifyWalletSignature<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    signature: Signature,
-    #[serde(rename = "publicKey")]
-    public_key: Address,
+/// Declares the methods that may be called, and the schema that lists them.
+macro_rules! methods {
+    ($first:literal $($more:literal)*) => {
+        const METHODS: &[&str] = &[$first, $($more),*];
+        const RPC_CALL: &str = concat!(
+            r#"{"type":"object","properties":{"method":{"type":"string","enum":[""#,
+            $first, '"', $(",\"", $more, '"',)*
+            r#"]},"params":{"type":"array","description":"positional, as the method wants them"}},"#,
+            r#""required":["method"],"additionalProperties":false}"#
+        );
+    };
 }
 
-arguments! {
-    RpcCall { method: String, params: Option<Vec<IgnoredAny>> }
-    ByAddress { address: Address }
-    BySignature { signature: Signature, commitment: Option<Commitment> }
+// The methods of a node (Agave 2.3) that only read. Subscriptions need another protocol.
+methods! {
+    "getAccountInfo" "getBalance" "getBlock" "getBlockCommitment" "getBlockHeight"
+    "getBlockProduction" "getBlockTime" "getBlocks" "getBlocksWithLimit" "getClusterNodes"
+    "getEpochInfo" "getEpochSchedule" "getFeeForMessage" "getFirstAvailableBlock" "getGenesisHash"
+    "getHealth" "getHighestSnapshotSlot" "getIdentity" "getInflationGovernor" "getInflationRate"
+    "getInflationReward" "getLargestAccounts" "getLatestBlockhash" "getLeaderSchedule"
+    "getMaxRetransmitSlot" "getMaxShredInsertSlot" "getMinimumBalanceForRentExemption"
+    "getMultipleAccounts" "getProgramAccounts" "getRecentPerformanceSamples"
+    "getRecentPrioritizationFees" "getSignatureStatuses" "getSignaturesForAddress" "getSlot"
+    "getSlotLeader" "getSlotLeaders" "getStakeMinimumDelegation" "getSupply"
+    "getTokenAccountBalance" "getTokenAccountsByDelegate" "getTokenAccountsByOwner"
+    "getTokenLargestAccounts" "getTokenSupply" "getTransaction" "getTransactionCount" "getVersion"
+    "getVoteAccounts" "isBlockhashValid" "minimumLedgerSlot" "simulateTransaction"
 }
 
 pub(super) const SOLANA_RPC_CALL: Tool = Tool {
     server: SERVER,
     name: "solana_rpc_call",
-    description: "Calls one of the allowed methods of Solana's JSON-RPC interface.",
-    input: r#"{"type":"object","properties":{
-        "method":{"type":"string","description":"such as getSlot"},
-        "params":{"type":"array"}},
-        "required":["method"],"additionalProperties":false}"#,
+    description: "Calls a method of Solana's JSON-RPC interface that only reads.",
+    input: RPC_CALL,
     output: r#"{"type":"object","properties":{
         "result":{"description":"as the node answered"}},
         "required":["result"],"additionalProperties":false}"#,
-    annotations: DESTROYS,
+    annotations: READS,
     needs_network: true,
-    run: refuse::<RpcCall>,
+    run: |context, arguments, reply| {
+        let [method, params] = arguments.fields(["method", "params"])?;
+        let name = method.text()?;
+        if !METHODS.contains(&&*name) {
+            return Err(method.invalid(&"not one of those that only read"));
+        }
+        let params = params.list(usize::MAX)?;
+        let write = |list: &mut Array<'_>| {
+            params.iter().for_each(|param| list.raw(param.part().raw()));
+        };
+        rpc::ask(context, &name, &write, &mut |result| {
+            reply.object(|o| o.raw("result", result.raw()));
+            Ok(())
+        })
+    },
 };
 
 pub(super) const GET_SOLANA_BALANCE: Tool = Tool {
@@ -80,19 +101,22 @@ pub(super) const GET_SOLANA_BALANCE: Tool = Tool {
     input: r#"{"type":"object","properties":{
         "address":{"type":"string"}},
         "required":["address"],"additionalProperties":false}"#,
-    output: network_of_solana::BALANCE,
+    output: accounts::BALANCE,
     annotations: READS,
     needs_network: true,
-    run: refuse::<ByAddress>,
+    run: |context, arguments, reply| {
+        let [address] = arguments.fields(["address"])?;
+        accounts::balance(context, reply, &address.address()?, None)
+    },
 };
 
 pub(super) const GET_TRANSACTION: Tool = Tool {
     server: SERVER,
     name: "get_transaction",
     description: "Asks for a transaction by its signature, decodes it and says what came of it.",
-    input: network_of_solana::BY_SIGNATURE,
-    output: network_of_solana::TRANSACTION,
+    input: transactions::BY_SIGNATURE,
+    output: transactions::TRANSACTION,
     annotations: READS,
     needs_network: true,
-    run: refuse::<BySignature>,
+    run: transactions::transaction,
 };

@@ -52,7 +52,7 @@ pub(super) const GUEST_INFO: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |context, arguments, reply| {
-        let GuestInfo {} = arguments.parse()?;
+        let [] = arguments.fields([])?;
         let facts = context.facts;
         reply.object(|o| {
             o.text("platform", facts.platform);
@@ -77,7 +77,3 @@ pub(super) const GUEST_INFO: Tool = Tool {
         Ok(())
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GuestInfo {}

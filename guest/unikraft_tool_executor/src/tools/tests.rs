@@ -70,6 +70,6 @@ fn what_moves_money_is_called_destructive() {
         ALL.iter().find(|tool| tool.name == name).unwrap().annotations.destructive_hint
     };
     assert!(is_destructive("send_transaction"));
-    assert!(is_destructive("solana_rpc_call"));
+    assert!(!is_destructive("solana_rpc_call"), "it calls only what reads");
     assert!(!is_destructive("simulate_transaction"));
 }

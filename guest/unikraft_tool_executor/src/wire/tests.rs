@@ -55,10 +55,6 @@ impl Stream for Script {
     }
 }
 
-fn raw(value: &Value) -> Box<RawValue> {
-    RawValue::from_string(value.to_string()).unwrap()
-}
-
 /// The result as text, or code and message of the error.
 type Outcome = Result<String, (i64, String)>;
 
@@ -76,7 +72,7 @@ fn ask(script: &mut Script) -> ([Outcome; 2], bool) {
     let mut wire = Wire::new(script);
     let context = Context { facts: &facts, host: &mut wire };
     let answers = [1, 2].map(|number| {
-        let answer = context.host.call("host/http", &raw(&json!({ "n": number })));
+        let answer = context.host.call("host/http", &|o| o.number("n", number));
         answer.map(|result| result.get().to_string()).map_err(|error| (error.code, error.message))
     });
     let lives = wire.end.is_none();
@@ -155,9 +151,18 @@ fn a_host_that_hangs_up_fails_the_request_and_ends_the_connection() {
 fn a_platform_that_cannot_write_is_remembered() {
     let mut script = Script { room: Some(3), ..Script::default() };
     let mut wire = Wire::new(&mut script);
-    let error = wire.call("host/log", &raw(&json!({}))).unwrap_err();
+    let error = wire.call("host/log", &|_| ()).unwrap_err();
     assert_eq!(error.message, "host hung up before it was asked");
     assert!(matches!(wire.receive(), Err(End::Failed("no room"))));
+}
+
+#[test]
+fn a_request_too_long_for_a_frame_is_not_sent() {
+    let mut script = Script::default();
+    let long = "x".repeat(frame::MAX_PAYLOAD as usize);
+    let error = Wire::new(&mut script).call("host/log", &|o| o.text("message", &long)).unwrap_err();
+    assert_eq!(error.message, "request to the host is too long");
+    assert_eq!(script.output, b"");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What tools say to arguments that are wrong.
 
 use crate::support::call;
-use osvm_protocol::code::{INVALID_PARAMS, NETWORK_NOT_GRANTED, TOOL_FAILED};
+use osvm_protocol::code::{INTERNAL_ERROR, INVALID_PARAMS, NETWORK_NOT_GRANTED, TOOL_FAILED};
 use serde_json::{Value, json};
 use unikraft_tool_executor::manifest_json;
+
+/// A transfer of one lamport, not signed yet.
+const TRANSACTION: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAAEDiojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1yBOXcOqH0XX1ajVGbDTH7My42KkbTuN6Jd9g9bj8mzlAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAgIAAQwCAAAAAQAAAAAAAAA=";
 
 const ADDRESS: &str = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA";
 
@@ -38,13 +41,13 @@ fn arguments_that_do_not_fit_are_named() {
         "system",
         "guest_info",
         json!({"x": 1}),
-        "wrong arguments: unknown field `x`, there are no fields",
+        "wrong arguments: unknown field `x`, there is none",
     );
     check(
         "solana",
         "derive_address",
         json!({"program_id": ADDRESS, "seeds": [], "bump": 256}),
-        "wrong argument `bump`: invalid value: integer `256`, expected u8",
+        "wrong argument `bump`: not a whole number from 0 to 255",
     );
     check(
         "solana",
@@ -52,6 +55,21 @@ fn arguments_that_do_not_fit_are_named() {
         json!({"program_id": ADDRESS, "seeds": [{"hex": "0"}]}),
         "wrong argument `seeds[0].hex`: not an even number of hexadecimal digits",
     );
+    for seeds in [json!([{}]), json!([{"utf8": "", "hex": ""}])] {
+        check(
+            "solana",
+            "derive_address",
+            json!({"program_id": ADDRESS, "seeds": seeds}),
+            "wrong argument `seeds`: seed 0 is not written in one way",
+        );
+    }
+    check(
+        "solana",
+        "derive_address",
+        json!({"program_id": ADDRESS}),
+        "wrong argument `seeds`: it is missing",
+    );
+    check("solana", "derive_address", json!([]), "wrong arguments: not an object");
     check(
         "solana",
         "derive_address",
@@ -68,7 +86,7 @@ fn arguments_that_do_not_fit_are_named() {
         "solana",
         "decode_transaction",
         json!({"transaction": "", "encoding": "hex"}),
-        "wrong argument `encoding`: unknown variant `hex`, expected `base58` or `base64`",
+        "wrong argument `encoding`: `hex` is none of `base58`, `base64`",
     );
     check(
         "solana",
@@ -93,14 +111,16 @@ fn deep_nesting_costs_no_stack() {
         let request = format!(
             r#"{{"jsonrpc":"2.0","id":1,"server_id":"{server}","method":"{tool}","params":{params}}}"#
         );
-        crate::support::converse(&[request.as_bytes()])[0]["error"]["code"].as_i64().unwrap()
+        crate::support::converse(&[request.as_bytes()]).last().unwrap()["error"]["code"]
+            .as_i64()
+            .unwrap()
     };
     assert_eq!(code("system", "echo", deep.clone()), INVALID_PARAMS);
     assert_eq!(code("system", "echo", format!(r#"{{"text":{deep}}}"#)), INVALID_PARAMS);
     assert_eq!(code("system", "echo", format!(r#"{{"text":"","x":{deep}}}"#)), INVALID_PARAMS);
     assert_eq!(code("solana", "derive_address", format!(r#"{{"seeds":{deep}}}"#)), INVALID_PARAMS);
     let call = format!(r#"{{"method":"getSlot","params":{deep}}}"#);
-    assert_eq!(code("osvm-mcp", "solana_rpc_call", call), NETWORK_NOT_GRANTED);
+    assert_eq!(code("osvm-mcp", "solana_rpc_call", call), INTERNAL_ERROR, "nobody to ask");
 }
 
 #[test]
@@ -166,6 +186,7 @@ fn good_arguments(schema: &Value) -> Value {
             "slot" | "lamports" | "size_bytes" => json!(5),
             "addresses" => json!([ADDRESS]),
             "method" => json!("getSlot"),
+            "transaction" => json!(TRANSACTION),
             _ => json!(ADDRESS),
         };
     }
@@ -183,8 +204,14 @@ fn tools_that_need_the_network_check_their_arguments_and_then_refuse() {
         let mut arguments = good_arguments(&tool["inputSchema"]);
         schema.validate(&arguments).unwrap();
         let (code, message) = call(server, name, &arguments).unwrap_err();
-        assert_eq!(code, NETWORK_NOT_GRANTED, "{name}: {message}");
-        assert!(message.contains("`network_enabled`"), "{message}");
+        if name == "request_airdrop" {
+            // The default is the main network, where there is nothing to ask for.
+            assert_eq!(code, TOOL_FAILED, "{message}");
+        } else {
+            assert_eq!(code, NETWORK_NOT_GRANTED, "{name}: {message}");
+            assert!(message.contains("`network_enabled`"), "{message}");
+            assert!(message.ends_with(": `host/http` is refused"), "{message}");
+        }
 
         for required in tool["inputSchema"]["required"].as_array().unwrap() {
             let mut wrong = arguments.clone();
@@ -218,6 +245,29 @@ fn limits_of_networked_tools_are_those_of_their_schemas() {
         json!({"program_id": ADDRESS, "filters": [{"size": 1}]}),
         "filters",
     );
+    bad(
+        "get_program_accounts",
+        json!({"program_id": ADDRESS, "filters": vec![json!({"data_size": 1}); 5]}),
+        "filters",
+    );
+    bad(
+        "get_program_accounts",
+        json!({"program_id": ADDRESS, "filters": [{"memcmp": {"offset": -1, "bytes": ""}}]}),
+        "filters",
+    );
+    bad(
+        "get_account_info",
+        json!({"address": ADDRESS, "data_slice": {"offset": 0, "length": 10_485_761}}),
+        "data_slice",
+    );
+    bad("get_block", json!({"slot": 1.5}), "slot");
+    bad("get_block", json!({"slot": 1, "transaction_details": "some"}), "transaction_details");
+    bad(
+        "get_token_accounts",
+        json!({"owner": ADDRESS, "mint": ADDRESS, "program_id": ADDRESS}),
+        "program_id",
+    );
+    bad("simulate_transaction", json!({"transaction": TRANSACTION, "sig_verify": 1}), "sig_verify");
     bad("get_slot", json!({"commitment": "sure"}), "commitment");
     bad("request_airdrop", json!({"address": ADDRESS, "lamports": 0}), "lamports");
 }

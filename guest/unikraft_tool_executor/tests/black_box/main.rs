@@ -3,6 +3,7 @@
 
 mod arguments;
 mod connection;
+mod networked;
 #[cfg(feature = "std")]
 mod program;
 mod support;

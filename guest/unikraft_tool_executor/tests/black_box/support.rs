@@ -31,6 +31,49 @@ impl Stream for Script {
     }
 }
 
+/// What a host says to one request of the guest: method and parameters in, result or error out.
+pub(crate) type Served = Result<Value, (i64, String)>;
+
+/// A host that is asked things while the guest works on one request.
+struct Asked<F> {
+    input: Vec<u8>,
+    heard: Vec<u8>,
+    answers: Vec<Value>,
+    host: F,
+}
+
+impl<F: FnMut(&str, &Value) -> Served> Stream for Asked<F> {
+    type Error = Infallible;
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Infallible> {
+        let len = buf.len().min(self.input.len());
+        buf[..len].copy_from_slice(&self.input[..len]);
+        self.input.drain(..len);
+        Ok(len)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
+        self.heard.extend_from_slice(bytes);
+        while let Some(frame) = frame::split(&self.heard).unwrap() {
+            let message: Value = serde_json::from_slice(frame.payload).unwrap();
+            self.heard = frame.rest.to_vec();
+            let Some(method) = message["method"].as_str() else {
+                self.answers.push(message);
+                continue;
+            };
+            let answer = match (self.host)(method, &message["params"]) {
+                Ok(result) => json!({"jsonrpc": "2.0", "id": message["id"], "result": result}),
+                Err((code, message_of_it)) => json!({
+                    "jsonrpc": "2.0", "id": message["id"],
+                    "error": {"code": code, "message": message_of_it},
+                }),
+            };
+            self.input.extend(frame::encode(answer.to_string().as_bytes()).unwrap());
+        }
+        Ok(())
+    }
+}
+
 /// The facts of a made-up guest.
 pub(crate) fn facts() -> Facts<'static> {
     Facts {
@@ -68,20 +111,35 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Value> {
     answers
 }
 
-/// Calls a tool: its result, or code and message of its error.
+/// Calls a tool whose host refuses whatever it is asked: its result, or code and message of its
+/// error.
 ///
 /// The result is compared with the tool's own output schema in passing.
 pub(crate) fn call(server: &str, tool: &str, params: &Value) -> Result<Value, (i64, String)> {
+    let host = |method: &str, _: &Value| Err((1002, format!("`{method}` is refused")));
+    call_with(&facts(), host, server, tool, params).map_err(|(code, message, _)| (code, message))
+}
+
+/// Calls a tool that may ask `host`: its result, or code, message and data of its error.
+pub(crate) fn call_with(
+    facts: &Facts<'_>,
+    host: impl FnMut(&str, &Value) -> Served,
+    server: &str,
+    tool: &str,
+    params: &Value,
+) -> Result<Value, (i64, String, Value)> {
     let request =
         json!({"jsonrpc": "2.0", "id": 7, "server_id": server, "method": tool, "params": params});
-    let mut answers = converse(&[request.to_string().as_bytes()]);
-    assert_eq!(answers.len(), 1, "{answers:?}");
-    let mut answer = answers.remove(0);
+    let input = frame::encode(request.to_string().as_bytes()).unwrap();
+    let mut asked = Asked { input, heard: Vec::new(), answers: Vec::new(), host };
+    let Ok(()) = serve(&mut asked, facts);
+    assert_eq!(asked.answers.len(), 1, "{:?}", asked.answers);
+    let mut answer = asked.answers.remove(0);
     assert_eq!(answer["jsonrpc"], "2.0");
     assert_eq!(answer["id"], 7);
-    if let Some(error) = answer.get("error") {
+    if let Some(error) = answer.get_mut("error") {
         let message = error["message"].as_str().unwrap().to_owned();
-        return Err((error["code"].as_i64().unwrap(), message));
+        return Err((error["code"].as_i64().unwrap(), message, error["data"].take()));
     }
     let result = answer["result"].take();
     let schema = &SCHEMAS[&(server.to_owned(), tool.to_owned())];

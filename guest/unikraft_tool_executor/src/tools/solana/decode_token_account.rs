@@ -3,12 +3,10 @@
 use super::{SERVER, unpack};
 use crate::json::Object;
 use crate::solana::base58;
-use crate::solana::encoding::{Packed, base64};
+use crate::solana::encoding::base64;
 use crate::solana::token_state::{Account, Extension, Mint, Multisig, TokenState};
-use crate::tool::{PURE, Tool, invalid};
-use alloc::borrow::Cow;
+use crate::tool::{PURE, Tool};
 use alloc::format;
-use serde::Deserialize;
 
 pub(in crate::tools) const TOOL: Tool = Tool {
     server: SERVER,
@@ -48,10 +46,11 @@ pub(in crate::tools) const TOOL: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let Arguments { data, encoding } = arguments.parse()?;
+        let [data, encoding] = arguments.fields(["data", "encoding"])?;
+        let (text, encoding) = (data.text()?, encoding.packed()?);
         let (bytes, _) =
-            unpack("data", &data, encoding, |bytes| TokenState::parse(bytes).map(drop))?;
-        let state = TokenState::parse(&bytes).map_err(|error| invalid("data", &error))?;
+            unpack("data", &text, encoding, |bytes| TokenState::parse(bytes).map(drop))?;
+        let state = TokenState::parse(&bytes).map_err(|error| data.invalid(&error))?;
         reply.object(|o| match &state {
             TokenState::Account(account) => show_account(o, account),
             TokenState::Mint(mint) => show_mint(o, mint),
@@ -60,14 +59,6 @@ pub(in crate::tools) const TOOL: Tool = Tool {
         Ok(())
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Arguments<'a> {
-    #[serde(borrow)]
-    data: Cow<'a, str>,
-    encoding: Option<Packed>,
-}
 
 fn show_account(o: &mut Object<'_>, account: &Account<'_>) {
     o.text("kind", "account");

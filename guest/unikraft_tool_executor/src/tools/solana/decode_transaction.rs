@@ -6,13 +6,11 @@ use crate::solana::base58;
 use crate::solana::encoding::{Encoding, Packed, base64, hex};
 use crate::solana::program::{self, Decoded, Value};
 use crate::solana::signature;
-use crate::solana::transaction::{Instruction, PACKET_LEN, Transaction, Version};
+use crate::solana::transaction::{Instruction, PACKET_LEN, Transaction, TransactionError, Version};
 use crate::tool::{PURE, Tool};
-use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use serde::Deserialize;
 
 pub(in crate::tools) const TOOL: Tool = Tool {
     server: SERVER,
@@ -29,28 +27,30 @@ pub(in crate::tools) const TOOL: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let Arguments { transaction, encoding } = arguments.parse()?;
-        let (bytes, packed) = unpack("transaction", &transaction, encoding, |bytes| {
-            Transaction::parse(bytes).map(drop)
-        })?;
-        let transaction = Transaction::parse(&bytes)
-            .map_err(|error| crate::tool::invalid("transaction", &error))?;
-        reply.object(|o| {
-            o.text("encoding", Encoding::from(packed).name());
-            o.number("size_bytes", bytes.len() as u64);
-            o.flag("fits_packet", bytes.len() <= PACKET_LEN);
-            show(o, &transaction);
-        });
+        let [text, encoding] = arguments.fields(["transaction", "encoding"])?;
+        let (bytes, packed) = unpack("transaction", &text.text()?, encoding.packed()?, check)?;
+        let transaction = Transaction::parse(&bytes).map_err(|error| text.invalid(&error))?;
+        reply.object(|o| write(o, &bytes, packed, &transaction));
         Ok(())
     },
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Arguments<'a> {
-    #[serde(borrow)]
-    transaction: Cow<'a, str>,
-    encoding: Option<Packed>,
+/// Whether the bytes are a transaction.
+pub(super) fn check(bytes: &[u8]) -> Result<(), TransactionError> {
+    Transaction::parse(bytes).map(drop)
+}
+
+/// Writes the members of the result. `transaction` was read from `bytes`, which came `packed`.
+pub(super) fn write(
+    o: &mut Object<'_>,
+    bytes: &[u8],
+    packed: Packed,
+    transaction: &Transaction<'_>,
+) {
+    o.text("encoding", Encoding::from(packed).name());
+    o.number("size_bytes", bytes.len() as u64);
+    o.flag("fits_packet", bytes.len() <= PACKET_LEN);
+    show(o, transaction);
 }
 
 const OUTPUT: &str = r#"{"type":"object","properties":{

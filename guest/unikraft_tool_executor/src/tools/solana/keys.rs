@@ -3,14 +3,12 @@
 use super::SERVER;
 use crate::solana::address::{self, Address};
 use crate::solana::encoding::{Encoding, hex};
-use crate::solana::signature::{self, Signature};
-use crate::tool::{PURE, Tool, invalid};
-use alloc::borrow::Cow;
+use crate::solana::signature;
+use crate::tool::{Field, PURE, Tool, invalid};
 use alloc::format;
 use alloc::vec::Vec;
 use osvm_protocol::code::TOOL_FAILED;
 use osvm_protocol::message::RpcError;
-use serde::Deserialize;
 
 pub(in crate::tools) const VERIFY_SIGNATURE: Tool = Tool {
     server: SERVER,
@@ -29,11 +27,11 @@ pub(in crate::tools) const VERIFY_SIGNATURE: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let VerifySignature { message, encoding, signature, public_key } = arguments.parse()?;
-        let message = encoding
-            .unwrap_or(Encoding::Utf8)
-            .decode(&message)
-            .map_err(|error| invalid("message", &error))?;
+        let [text, encoding, signature, key] =
+            arguments.fields(["message", "encoding", "signature", "public_key"])?;
+        let encoding = encoding.encoding()?.unwrap_or(Encoding::Utf8);
+        let message = encoding.decode(&text.text()?).map_err(|error| text.invalid(&error))?;
+        let (signature, public_key) = (signature.signature()?, key.address()?);
         let verdict = signature::verify(&public_key.0, &message, &signature);
         reply.object(|o| {
             o.flag("valid", verdict.is_ok());
@@ -42,16 +40,6 @@ pub(in crate::tools) const VERIFY_SIGNATURE: Tool = Tool {
         Ok(())
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VerifySignature<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    encoding: Option<Encoding>,
-    signature: Signature,
-    public_key: Address,
-}
 
 pub(in crate::tools) const VALIDATE_ADDRESS: Tool = Tool {
     server: SERVER,
@@ -71,8 +59,8 @@ pub(in crate::tools) const VALIDATE_ADDRESS: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let ValidateAddress { address } = arguments.parse()?;
-        let address = Address::parse(&address);
+        let [address] = arguments.fields(["address"])?;
+        let address = Address::parse(&address.text()?);
         reply.object(|o| {
             o.flag("valid", address.is_ok());
             match address {
@@ -91,13 +79,6 @@ pub(in crate::tools) const VALIDATE_ADDRESS: Tool = Tool {
         Ok(())
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ValidateAddress<'a> {
-    #[serde(borrow)]
-    address: Cow<'a, str>,
-}
 
 pub(in crate::tools) const DERIVE_ADDRESS: Tool = Tool {
     server: SERVER,
@@ -122,10 +103,14 @@ pub(in crate::tools) const DERIVE_ADDRESS: Tool = Tool {
     annotations: PURE,
     needs_network: false,
     run: |_, arguments, reply| {
-        let DeriveAddress { program_id, seeds, bump } = arguments.parse()?;
-        let seeds: Vec<_> =
-            seeds.iter().enumerate().map(|(at, seed)| seed.bytes(at)).collect::<Result<_, _>>()?;
-        let seeds: Vec<_> = seeds.iter().map(Vec::as_slice).collect();
+        let [program, seeds, bump] = arguments.fields(["program_id", "seeds", "bump"])?;
+        let program_id = program.address()?;
+        let bump = bump.optional_number(0..=255)?.and_then(|bump| u8::try_from(bump).ok());
+        let mut bytes = Vec::new();
+        for (at, seed) in seeds.required()?.list(usize::MAX)?.into_iter().enumerate() {
+            bytes.push(seed_bytes(at, seed)?);
+        }
+        let seeds: Vec<_> = bytes.iter().map(Vec::as_slice).collect();
         let derived = match bump {
             Some(bump) => address::create(&seeds, bump, &program_id).map(|address| (address, bump)),
             None => address::find(&seeds, &program_id),
@@ -140,35 +125,21 @@ pub(in crate::tools) const DERIVE_ADDRESS: Tool = Tool {
     },
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeriveAddress<'a> {
-    program_id: Address,
-    #[serde(borrow)]
-    seeds: Vec<Seed<'a>>,
-    bump: Option<u8>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Seed<'a> {
-    Utf8(#[serde(borrow)] Cow<'a, str>),
-    Base58(#[serde(borrow)] Cow<'a, str>),
-    Base64(#[serde(borrow)] Cow<'a, str>),
-    Hex(#[serde(borrow)] Cow<'a, str>),
-    Pubkey(Address),
-}
-
-impl Seed<'_> {
-    fn bytes(&self, at: usize) -> Result<Vec<u8>, RpcError> {
-        let (encoding, text) = match self {
-            Self::Utf8(text) => (Encoding::Utf8, text),
-            Self::Base58(text) => (Encoding::Base58, text),
-            Self::Base64(text) => (Encoding::Base64, text),
-            Self::Hex(text) => (Encoding::Hex, text),
-            Self::Pubkey(address) => return Ok(address.0.to_vec()),
-        };
-        let name = || format!("seeds[{at}].{}", encoding.name());
-        encoding.decode(text).map_err(|error| invalid(&name(), &error))
-    }
+/// The bytes of one seed, an object whose one member says how they are written.
+fn seed_bytes(at: usize, seed: Field<'_>) -> Result<Vec<u8>, RpcError> {
+    let given = seed.fields(["utf8", "base58", "base64", "hex", "pubkey"])?;
+    let mut given = given.into_iter().filter(|field| !field.is_nothing());
+    let (Some(field), None) = (given.next(), given.next()) else {
+        return Err(seed.invalid(&format_args!("seed {at} is not written in one way")));
+    };
+    let text = field.text()?;
+    let encoding = match field.name() {
+        "utf8" => Encoding::Utf8,
+        "base58" => Encoding::Base58,
+        "base64" => Encoding::Base64,
+        "hex" => Encoding::Hex,
+        _ => return Ok(field.address()?.0.to_vec()),
+    };
+    let name = || format!("seeds[{at}].{}", encoding.name());
+    encoding.decode(&text).map_err(|error| invalid(&name(), &error))
 }
