@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! osvm-vm guard [--stdout FD] [--write DIR]… [--jailer] PROGRAM ARG…
+//! osvm-vm guard --server [--stdout FD] [--data N] [--files N] [--file-size N] PROGRAM ARG…
 //! ```
 //!
 //! Standard output is the lifeline. With `--stdout` the program gets descriptor FD as its standard
 //! output instead, and keeps the lifeline under another number: closing it would end the tie.
 //! With `--jailer`, for a program that closes all but the standard descriptors and changes its
 //! root itself, the lifeline becomes standard input, and Landlock stays off: it forbids to mount.
+//! With `--server`, for a program that the user runs without a virtual machine, the process leads
+//! its group and the lifeline ends all of the group; Landlock stays off, and what the program may
+//! take is limited: bytes of its own memory, open files, bytes of a file.
 //!
 //! # Invariants
 //!
@@ -27,7 +31,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, Scope,
 };
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
 use std::ffi::OsString;
 use std::io;
@@ -53,6 +57,8 @@ struct Order {
     stdout: Option<i32>,
     write: Vec<PathBuf>,
     jailer: bool,
+    server: bool,
+    limits: Vec<(Resource, u64)>,
     program: PathBuf,
     args: Vec<OsString>,
 }
@@ -75,6 +81,10 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Order> {
             Some("--stdout") => order.stdout = Some(args.next()?.to_str()?.parse().ok()?),
             Some("--write") => order.write.push(args.next()?.into()),
             Some("--jailer") => order.jailer = true,
+            Some("--server") => order.server = true,
+            Some("--data") => order.limits.push((Resource::Data, number(args.next()?)?)),
+            Some("--files") => order.limits.push((Resource::Nofile, number(args.next()?)?)),
+            Some("--file-size") => order.limits.push((Resource::Fsize, number(args.next()?)?)),
             _ => {
                 order.program = word.into();
                 order.args = args.collect();
@@ -82,6 +92,10 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Order> {
             }
         }
     }
+}
+
+fn number(word: OsString) -> Option<u64> {
+    word.to_str()?.parse().ok()
 }
 
 /// Returns why the program could not be started.
@@ -93,7 +107,11 @@ fn run(order: &Order) -> io::Error {
 }
 
 fn tie(order: &Order) -> io::Result<()> {
-    lifeline::arm(rustix::stdio::stdout())?;
+    if order.server {
+        lifeline::arm_group(rustix::stdio::stdout())?;
+    } else {
+        lifeline::arm(rustix::stdio::stdout())?;
+    }
     if let Some(fd) = order.stdout {
         // Kept open for good, across the exec: see the header.
         if order.jailer {
@@ -110,7 +128,12 @@ fn tie(order: &Order) -> io::Result<()> {
     set_no_new_privs(true)?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none)?;
-    if order.jailer { Ok(()) } else { confine(order).map_err(io::Error::other) }
+    for (resource, most) in &order.limits {
+        // What the host grants already is never raised.
+        let most = getrlimit(*resource).maximum.map_or(*most, |maximum| maximum.min(*most));
+        setrlimit(*resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    }
+    if order.jailer || order.server { Ok(()) } else { confine(order).map_err(io::Error::other) }
 }
 
 /// Best effort, as far as the host's Landlock goes.
@@ -152,16 +175,23 @@ mod tests {
         let expected = Order {
             stdout: Some(6),
             write: vec!["/run/a".into()],
-            jailer: false,
             program: "/usr/bin/vmm".into(),
             args: vec!["--stdout".into(), "7".into()],
+            ..Order::default()
         };
         assert_eq!(parsed("--stdout 6 --write /run/a /usr/bin/vmm --stdout 7"), Some(expected));
     }
 
     #[test]
+    fn a_server_comes_with_its_limits() {
+        let limits = vec![(Resource::Data, 8 << 30), (Resource::Nofile, 64)];
+        let expected = Order { server: true, limits, program: "npx".into(), ..Order::default() };
+        assert_eq!(parsed("--server --data 8589934592 --files 64 npx"), Some(expected));
+    }
+
+    #[test]
     fn a_line_without_a_program_is_refused() {
-        for line in ["", "--stdout 6", "--stdout x /p", "--write"] {
+        for line in ["", "--stdout 6", "--stdout x /p", "--write", "--data x /p"] {
             assert_eq!(parsed(line), None, "{line}");
         }
     }

@@ -106,7 +106,10 @@ impl UpstreamError {
                 "WebSocket" => {
                     "MCP has no WebSocket transport: use the server's http:// or https:// URL"
                 }
-                _ => "use the server's Streamable HTTP endpoint, often `/mcp` instead of `/sse`",
+                "HTTP+SSE" => {
+                    "use the server's Streamable HTTP endpoint, often `/mcp` instead of `/sse`"
+                }
+                _ => "use a URL that begins with http:// or https://",
             }),
             Self::Open { .. }
             | Self::Handshake { .. }

@@ -22,14 +22,33 @@
 //! - Policy, receipts, names of tools in front, translation between eras: who calls this.
 //! - Where servers are configured, and secrets: a [`Spec`] has all of it resolved.
 
+mod breaker;
+mod cache;
+mod catalog;
+mod channel;
+mod edit;
 mod error;
+mod flights;
+mod handshake;
+mod headers;
+mod http;
+mod lines;
 mod link;
+mod mailbox;
+mod message;
+mod notice;
 mod offer;
 mod outgoing;
+mod pipe;
+mod process;
 mod server;
+mod session;
 mod spec;
+mod start;
 mod status;
 mod stop;
+mod tail;
+mod watch;
 mod words;
 
 pub use error::UpstreamError;
@@ -41,3 +60,10 @@ pub use spec::{Limits, Spec, Target};
 pub use status::{BreakerState, LinkStatus, ServerStatus};
 pub use stop::Stop;
 pub use words::Era;
+
+/// What the bytes of a server are read with, for whoever wants to try all bytes there are.
+pub mod wire {
+    pub use crate::http::sse::{Event, Events, TooLong};
+    pub use crate::lines::{LineError, MAX_LINE, read};
+    pub use crate::message::{Incoming, parse};
+}

@@ -39,3 +39,22 @@ pub struct LeftOut {
     /// What is wrong with it.
     pub why: String,
 }
+
+#[cfg(test)]
+impl Offer {
+    pub(crate) fn nothing() -> Self {
+        Self {
+            era: Era::Modern,
+            version: crate::words::MODERN.to_owned(),
+            dual: false,
+            capabilities: None,
+            server_info: None,
+            instructions: None,
+            tools: Vec::new(),
+            prompts: Vec::new(),
+            resources: Vec::new(),
+            resource_templates: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+}

@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What runs calls. It never sees a hypervisor.
     ("osvm-runtime", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vmm"]),
     // The ways to ask for calls.
+    ("osvm-upstream", &["osvm-protocol"]),
     ("osvm-daemon", &["osvm-protocol", "osvm-runtime"]),
     ("osvm-gateway", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     // Inside the guest. Nothing here sees a host crate.

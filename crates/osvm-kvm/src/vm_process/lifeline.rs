@@ -25,13 +25,27 @@ pub(super) fn close_inherited() {
 ///
 /// Also when osvm is gone already.
 pub(crate) fn arm(lifeline: BorrowedFd<'_>) -> io::Result<()> {
-    let fd = lifeline.as_raw_fd();
     // SAFETY: getpid has no preconditions.
-    let own = unsafe { libc::getpid() };
+    arm_for(lifeline, unsafe { libc::getpid() })
+}
+
+/// Like [`arm`], for the whole process group of this process, which has to lead one.
+///
+/// # Errors
+///
+/// Also when osvm is gone already.
+pub(crate) fn arm_group(lifeline: BorrowedFd<'_>) -> io::Result<()> {
+    // A negative number names a group, see fcntl(2).
+    // SAFETY: getpid has no preconditions.
+    arm_for(lifeline, -unsafe { libc::getpid() })
+}
+
+fn arm_for(lifeline: BorrowedFd<'_>, owner: libc::pid_t) -> io::Result<()> {
+    let fd = lifeline.as_raw_fd();
     // SAFETY: this request takes a number and touches no memory.
     check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
     // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd, libc::F_SETOWN, own) })?;
+    check(unsafe { libc::fcntl(fd, libc::F_SETOWN, owner) })?;
     // SAFETY: as above.
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC) })?;
     // The signal tells of changes. This tells of what changed before it was asked for.
