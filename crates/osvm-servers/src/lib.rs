@@ -44,4 +44,5 @@ pub use environment::{FromEnvironment, from_environment};
 pub use error::{Problem, ProblemKind, Problems, ServersError};
 pub use export::{Exported, Format, export};
 pub use import::{ImportError, Imported, Note, import};
+pub use plain::Plain;
 pub use servers::{Listed, Origin, Servers, default_path, listed};

@@ -2,6 +2,13 @@
 //!
 //! What a command does is in the module of its name below `command/`.
 
+mod servers;
+
+pub(crate) use servers::{
+    Add, AddGithub, AddOptions, Client, ClientName, Completions, Connect, Export, ExportFormat,
+    Get, Import, Inspect, List, ListFormat, Man, Named, Search, Test, Transport,
+};
+
 use crate::failure::Failure;
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Effects};
@@ -124,6 +131,9 @@ pub(crate) enum Command {
     /// Call MCP tools, each call in a virtual machine of its own
     #[command(subcommand)]
     Mcp(Mcp),
+    /// Write osvm into the files of MCP clients
+    #[command(subcommand)]
+    Client(Client),
     /// Keep virtual machines ready for calls of other processes
     Daemon(Daemon),
     /// Look at and check the isolation config
@@ -137,6 +147,10 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show what a virtual machine wrote to its console
     Logs(Logs),
+    /// Print what completes command lines in a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man(Man),
 }
 
 /// Calls and lists of tools.
@@ -149,8 +163,34 @@ pub(crate) enum Mcp {
     Serve(Serve),
     /// Print the token that clients of `mcp serve --http` have to show
     Token,
-    /// List the tools that the images on this host carry
+    /// List the tools of the images on this host and of the servers that are configured
     Tools(Tools),
+    /// Show one tool: its definition, and where its calls run
+    Inspect(Inspect),
+    /// Look for words in the names and descriptions of servers and tools
+    Search(Search),
+    /// Add a server
+    Add(Add),
+    /// Add a server from a repository of GitHub
+    AddGithub(AddGithub),
+    /// List the servers
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Show one server
+    Get(Get),
+    /// Take a server off the list
+    #[command(visible_alias = "rm")]
+    Remove(Named),
+    /// Let osvm use a server
+    Enable(Named),
+    /// Keep a server on the list without using it
+    Disable(Named),
+    /// Start a server and say what it is and offers
+    Test(Test),
+    /// Take servers over from the file of another client
+    Import(Import),
+    /// Print the servers in the shape of another client
+    Export(Export),
 }
 
 /// One call.

@@ -1,14 +1,21 @@
 //! What each command does, one module for each.
 
+pub(crate) mod add;
 mod batch;
 pub(crate) mod call_tool;
+pub(crate) mod client;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
+pub(crate) mod exchange;
+mod git;
 pub(crate) mod logs;
 pub(crate) mod ps;
 pub(crate) mod serve;
+pub(crate) mod servers;
 pub(crate) mod status;
+pub(crate) mod test;
 pub(crate) mod tools;
 
 use crate::failure::Failure;

@@ -14,12 +14,14 @@ mod backend;
 mod caller;
 mod cli;
 mod command;
+mod confirm;
 mod context;
 mod daemon;
 mod failure;
 mod interrupt;
 mod logging;
 mod printer;
+mod servers;
 mod vm_program;
 
 use crate::cli::{BackendName, Cli, ColorWhen, Command, Mcp};
@@ -60,16 +62,37 @@ fn run(context: Context, command: &Command) -> Outcome {
         _ => &context,
     };
     match command {
-        Command::Mcp(Mcp::CallTool(args)) => command::call_tool::run(context, args),
-        Command::Mcp(Mcp::Serve(args)) => command::serve::run(context, args),
-        Command::Mcp(Mcp::Token) => command::serve::token(context),
-        Command::Mcp(Mcp::Tools(args)) => command::tools::run(context, args),
+        Command::Mcp(command) => mcp(context, command),
+        Command::Client(command) => command::client::run(context, command),
         Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),
         Command::Doctor(args) => command::doctor::run(context, args),
         Command::Ps(args) => command::ps::run(context, args),
         Command::Status(args) => command::status::run(context, args),
         Command::Logs(args) => command::logs::run(context, args),
+        Command::Completions(args) => command::completions::run(context, args),
+        Command::Man(args) => command::completions::man(context, args),
+    }
+}
+
+fn mcp(context: &Context, command: &Mcp) -> Outcome {
+    match command {
+        Mcp::CallTool(args) => command::call_tool::run(context, args),
+        Mcp::Serve(args) => command::serve::run(context, args),
+        Mcp::Token => command::serve::token(context),
+        Mcp::Tools(args) => command::tools::run(context, args),
+        Mcp::Inspect(args) => command::tools::inspect(context, args),
+        Mcp::Search(args) => command::tools::search(context, args),
+        Mcp::Test(args) => command::test::run(context, args),
+        Mcp::Add(args) => command::add::run(context, args),
+        Mcp::AddGithub(args) => command::add::from_github(context, args),
+        Mcp::List(args) => command::servers::list(context, args),
+        Mcp::Get(args) => command::servers::get(context, args),
+        Mcp::Remove(args) => command::servers::remove(context, args),
+        Mcp::Enable(args) => command::servers::set_enabled(context, args, true),
+        Mcp::Disable(args) => command::servers::set_enabled(context, args, false),
+        Mcp::Import(args) => command::exchange::import(context, args),
+        Mcp::Export(args) => command::exchange::export(context, args),
     }
 }
 

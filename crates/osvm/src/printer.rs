@@ -82,6 +82,11 @@ impl Printer {
         }
     }
 
+    /// Writes a question, and stays on its line for the answer.
+    pub(crate) fn question(self, text: &str) {
+        Self::stderr(&escape(text));
+    }
+
     /// Writes why a command failed.
     pub(crate) fn failure(self, failure: &Failure) {
         Self::stderr(&render(failure));
