@@ -177,7 +177,7 @@ impl Cids {
     /// # Errors
     ///
     /// Those of [`Cids::take`].
-    pub(crate) fn take_idle(&self, image: &str) -> Result<Lease, CidError> {
+    pub fn take_idle(&self, image: &str) -> Result<Lease, CidError> {
         self.take_for(Record::idle(image), Instant::now(), &Cancel::default())
     }
 
@@ -297,7 +297,7 @@ impl Lease {
     }
 
     /// Tells `osvm ps` which process runs the guest.
-    pub(crate) fn set_vm_pid(&mut self, pid: u32) {
+    pub fn set_vm_pid(&mut self, pid: u32) {
         self.record.vm_pid = Some(pid);
         self.tell();
     }

@@ -67,6 +67,7 @@ pub use host::{HostRequest, HostServices, NoHostServices};
 pub use hosted::{Hosted, HostedError, HostedFailure, HostedReply, Site, Terms};
 pub use id::{BadCallId, CallId};
 pub use ledger::{Decision, Ledger, LedgerError, NoLedger, Record};
+pub use osvm_image::Digest;
 pub use report::{Isolation, Report, RunMode};
 pub use status::{Place, ServerPlace, Status, StatusError};
 pub use tool_call::{ClientName, Observer, Stage, ToolCall};

@@ -4,7 +4,7 @@ use crate::error::CallError;
 use crate::exchange::Answer;
 use crate::id::CallId;
 use osvm_policy::ExecutionMode;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use std::time::Duration;
 
 /// One call, told.
@@ -19,7 +19,7 @@ pub struct Report {
 }
 
 /// Where a call runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunMode {
     /// In a unikernel made for the call.
@@ -94,7 +94,7 @@ pub struct Isolation {
 
 impl Isolation {
     /// Nothing has happened yet.
-    pub(crate) fn none(mode: RunMode) -> Self {
+    pub fn none(mode: RunMode) -> Self {
         Self {
             mode,
             backend: None,

@@ -22,6 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-runtime", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-vmm"]),
     // The ways to ask for calls.
     ("osvm-upstream", &["osvm-protocol"]),
+    ("osvm-receipts", &["osvm-protocol", "osvm-runtime"]),
+    ("osvm-rules", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     ("osvm-daemon", &["osvm-protocol", "osvm-runtime"]),
     ("osvm-gateway", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     // Inside the guest. Nothing here sees a host crate.
