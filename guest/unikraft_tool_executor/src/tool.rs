@@ -59,10 +59,14 @@ pub(crate) const DESTROYS: Annotations =
 pub(crate) struct Arguments<'a>(pub(crate) Option<&'a RawValue>);
 
 impl<'a> Arguments<'a> {
-    /// Reads them as `T`, an error names the argument that is wrong.
-    pub(crate) fn parse<T: Deserialize<'a>>(self) -> Result<T, RpcError> {
-        let text = self.0.map_or("{}", RawValue::get);
-        serde_json::from_str(text).map_err(|error| explain(text, &error))
+    /// Reads them as `T`, if they fit. Faster than [`Arguments::fields`], which can say what is
+    /// wrong, but compiled once for every `T`.
+    pub(crate) fn fast<T: Deserialize<'a>>(self) -> Option<T> {
+        serde_json::from_str(self.text()).ok()
+    }
+
+    fn text(self) -> &'a str {
+        self.0.map_or("{}", RawValue::get)
     }
 }
 
@@ -81,8 +85,7 @@ impl<'a> Arguments<'a> {
         names: [&'static str; N],
     ) -> Result<[Field<'a>; N], RpcError> {
         let mut fields = names.map(|name| Field { part: Part::missing(name), name });
-        let text = self.0.map_or("{}", RawValue::get);
-        fill(text, None, &mut fields)?;
+        fill(self.text(), None, &mut fields)?;
         Ok(fields)
     }
 }
@@ -158,31 +161,6 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Finds out which argument an error is about.
-///
-/// `serde_json` knows only the place. A tracker of paths would be compiled once for every type of
-/// arguments, which is a third of the image, so the place is looked up among the arguments.
-#[cold]
-fn explain(text: &str, error: &serde_json::Error) -> RpcError {
-    let reason = without_position(format!("{error}"));
-    match argument_at(text, error.line(), error.column()) {
-        Some(name) => invalid(&name, &reason),
-        None => RpcError::new(INVALID_PARAMS, format!("wrong arguments: {reason}")),
-    }
-}
-
-/// The name of the argument whose value ends at or after this place.
-fn argument_at(text: &str, line: usize, column: usize) -> Option<String> {
-    let lines_before = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len);
-    let place = lines_before.sum::<usize>().checked_add(column)?;
-    let Members(members) = serde_json::from_str(text).ok()?;
-    let is_there = |value: &RawValue| {
-        let start = value.get().as_ptr().addr().wrapping_sub(text.as_ptr().addr());
-        (start..=start.wrapping_add(value.get().len())).contains(&place)
-    };
-    members.into_iter().find(|(_, value)| is_there(value)).map(|(name, _)| name)
-}
-
 /// The members of an object, in their order.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
@@ -214,15 +192,6 @@ impl<'de> Visitor<'de> for MembersVisitor {
 #[cold]
 pub(crate) fn invalid(name: &str, reason: &dyn fmt::Display) -> RpcError {
     RpcError::new(INVALID_PARAMS, format!("wrong argument `{name}`: {reason}"))
-}
-
-/// `serde_json` ends its messages with a line and column, which mean nothing to a caller who
-/// never saw the text.
-fn without_position(mut message: String) -> String {
-    if let Some(at) = message.rfind(" at line ") {
-        message.truncate(at);
-    }
-    message
 }
 
 /// Where a tool writes its result: straight into the frame that is sent.

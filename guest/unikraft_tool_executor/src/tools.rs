@@ -7,6 +7,7 @@ mod system;
 
 use self::solana::network::{accounts, blocks, tokens, transactions};
 use self::solana::{decode_token_account, decode_transaction, keys};
+use self::system::files;
 use crate::tool::{Run, Tool};
 use alloc::borrow::Cow;
 use alloc::format;
@@ -18,9 +19,12 @@ use osvm_protocol::tool::Tool as Definition;
 use serde_json::value::RawValue;
 
 /// Every tool. The first are found fastest.
-const ALL: [Tool; 28] = [
+const ALL: [Tool; 31] = [
     system::ECHO,
     system::GUEST_INFO,
+    files::READ_FILE,
+    files::LIST_DIRECTORY,
+    files::WRITE_FILE,
     decode_transaction::TOOL,
     decode_token_account::TOOL,
     keys::VERIFY_SIGNATURE,

@@ -56,20 +56,22 @@ fn compacting_a_schema_changes_nothing_but_its_length() {
 }
 
 #[test]
-fn a_tool_that_changes_nothing_and_asks_nobody_needs_no_network() {
+fn a_tool_needs_the_network_if_it_asks_it_and_else_changes_only_files() {
     for tool in &ALL {
         let Annotations { read_only_hint, open_world_hint, .. } = tool.annotations;
         assert_eq!(tool.needs_network, open_world_hint, "{}", tool.name);
-        assert!(tool.needs_network || read_only_hint, "{}", tool.name);
+        let changes = tool.name == "write_file";
+        assert!(tool.needs_network || read_only_hint != changes, "{}", tool.name);
     }
 }
 
 #[test]
-fn what_moves_money_is_called_destructive() {
+fn what_cannot_be_undone_is_called_destructive() {
     let is_destructive = |name: &str| {
         ALL.iter().find(|tool| tool.name == name).unwrap().annotations.destructive_hint
     };
     assert!(is_destructive("send_transaction"));
+    assert!(is_destructive("write_file"));
     assert!(!is_destructive("solana_rpc_call"), "it calls only what reads");
     assert!(!is_destructive("simulate_transaction"));
 }

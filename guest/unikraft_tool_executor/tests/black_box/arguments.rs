@@ -11,32 +11,21 @@ const TRANSACTION: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 const ADDRESS: &str = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA";
 
 #[test]
-fn arguments_that_do_not_fit_are_named() {
-    check("system", "echo", json!({}), "wrong arguments: missing field `text`");
-    check(
-        "system",
-        "echo",
-        json!({"text": 5}),
-        "wrong argument `text`: invalid type: integer `5`, expected a string",
-    );
-    check(
-        "system",
-        "echo",
-        json!({"text": null}),
-        "wrong argument `text`: invalid type: null, expected a string",
-    );
+fn arguments_of_echo_that_do_not_fit_are_named() {
+    check("system", "echo", json!({}), "wrong argument `text`: it is missing");
+    check("system", "echo", json!({"text": 5}), "wrong argument `text`: not a string");
+    check("system", "echo", json!({"text": null}), "wrong argument `text`: not a string");
     check(
         "system",
         "echo",
         json!({"text": "", "more": 1}),
-        "wrong arguments: unknown field `more`, expected `text`",
+        "wrong arguments: unknown field `more`, there is text",
     );
-    check(
-        "system",
-        "echo",
-        json!(5),
-        "wrong arguments: invalid type: integer `5`, expected struct Echo",
-    );
+    check("system", "echo", json!(5), "wrong arguments: not an object");
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_named() {
     check(
         "system",
         "guest_info",

@@ -120,7 +120,10 @@ fn what_does_not_exist_is_answered_with_what_does() {
     assert_eq!(message, "no server `sistem` in this guest: it has `system`, `solana`, `osvm-mcp`");
     let (code, message) = call("system", "ecko", &json!({"text": ""})).unwrap_err();
     assert_eq!(code, METHOD_NOT_FOUND);
-    assert_eq!(message, "server `system` has no tool `ecko`: it has `echo`, `guest_info`");
+    assert_eq!(
+        message,
+        "server `system` has no tool `ecko`: it has `echo`, `guest_info`, `read_file`, `list_directory`, `write_file`"
+    );
     let (code, message) = call("system", "osvm/info", &json!({})).unwrap_err();
     assert_eq!((code, message.contains("`osvm/info`")), (METHOD_NOT_FOUND, true));
 }

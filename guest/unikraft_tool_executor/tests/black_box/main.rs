@@ -3,6 +3,7 @@
 
 mod arguments;
 mod connection;
+mod files;
 mod networked;
 #[cfg(feature = "std")]
 mod program;

@@ -177,9 +177,11 @@ pub(in crate::tools) const GET_MULTIPLE_ACCOUNTS: Tool = tool(
         let [addresses, slice, commitment] =
             arguments.fields(["addresses", "data_slice", "commitment"])?;
         let (slice, commitment) = (DataSlice::read(slice)?, commitment.commitment()?);
-        let addresses = addresses.required()?.list(MAX_ACCOUNTS)?;
-        let addresses = addresses.into_iter().map(|one| Ok(one.address()?.text()));
-        let addresses = addresses.collect::<Result<Vec<_>, RpcError>>()?;
+        let given = addresses.required()?.list(MAX_ACCOUNTS)?;
+        let mut addresses = Vec::new();
+        for one in given {
+            addresses.push(one.address()?.text());
+        }
         let params = |params: &mut Array<'_>| {
             params.array(|list| addresses.iter().for_each(|address| list.text(address)));
             settings(params, commitment, |o| data_settings(o, slice));
@@ -234,15 +236,17 @@ pub(in crate::tools) const GET_PROGRAM_ACCOUNTS: Tool = tool(
         let program = program.address()?.text();
         let (slice, commitment) = (DataSlice::read(slice)?, commitment.commitment()?);
         let limit = limit.optional_number(1..=MAX_LISTED)?.unwrap_or(LISTED);
-        let filters = filters.list(MAX_FILTERS)?;
-        let filters = filters.into_iter().map(Filter::read).collect::<Result<Vec<_>, _>>()?;
+        let mut wanted = Vec::new();
+        for filter in filters.list(MAX_FILTERS)? {
+            wanted.push(Filter::read(filter)?);
+        }
         let params = |params: &mut Array<'_>| {
             params.text(&program);
             settings(params, commitment, |o| {
                 o.flag("withContext", true);
                 data_settings(o, slice);
                 o.array("filters", |list| {
-                    filters.iter().for_each(|filter| list.object(|o| filter.write(o)));
+                    wanted.iter().for_each(|filter| list.object(|o| filter.write(o)));
                 });
             });
         };
