@@ -98,9 +98,8 @@ fn collect(messages: &str) -> Result<Programs> {
                 directory,
                 path: path.clone(),
                 // One at a time: emulated processors are slow, and deadlines are not. QEMU's own
-                // translation is checked outside; translated twice it is slower than deadlines. So is
-                // the suite on the kernel's vsock: it is run by hand.
-                arguments: &["--test-threads=1", "--skip=under_tcg", "--skip=kernels_vsock"],
+                // translation is checked outside; translated twice it is slower than deadlines.
+                arguments: &["--test-threads=1", "--skip=under_tcg"],
             });
         }
         if !files.contains(&path) {
