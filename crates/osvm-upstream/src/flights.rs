@@ -355,6 +355,3 @@ pub(crate) fn level_of(params: &RawValue) -> Option<Level> {
     let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
     Level::named(&params.level)
 }
-
-#[cfg(test)]
-mod tests;

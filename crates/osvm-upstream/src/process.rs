@@ -307,6 +307,3 @@ impl Drop for Ending {
         self.end(Duration::ZERO);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,11 @@
+//! What a server may do, and what becomes of the requests that wait for it.
+#![cfg(test)]
+
+mod eras;
+mod flow;
+mod hostile;
+
+mod offers;
+mod process;
+mod sdk;
+mod support;
