@@ -11,13 +11,16 @@ Runs every tool call of an AI agent in its own throw-away virtual machine
 Usage: osvm [OPTIONS] <COMMAND>
 
 Commands:
-  mcp     Call MCP tools, each call in a virtual machine of its own
-  daemon  Keep virtual machines ready for calls of other processes
-  config  Look at and check the isolation config
-  doctor  Check whether calls can run on this host, and say how to fix what is wrong
-  ps      List the virtual machines that run now
-  status  Print the status line
-  logs    Show what a virtual machine wrote to its console
+  mcp          Call MCP tools, each call in a virtual machine of its own
+  client       Write osvm into the files of MCP clients
+  daemon       Keep virtual machines ready for calls of other processes
+  config       Look at and check the isolation config
+  doctor       Check whether calls can run on this host, and say how to fix what is wrong
+  ps           List the virtual machines that run now
+  status       Print the status line
+  logs         Show what a virtual machine wrote to its console
+  completions  Print what completes command lines in a shell
+  man          Print the manual page
 
 Options:
   -h, --help     Print help (see more with '--help')

@@ -125,7 +125,12 @@ impl Home {
 
     /// `osvm` with these arguments, in this home, with nothing else in its environment.
     pub(crate) fn osvm<const N: usize>(&self, args: [&str; N]) -> Command {
-        self.command(self.osvm_std(&args))
+        self.osvm_of(&args)
+    }
+
+    /// The same, for arguments that are put together.
+    pub(crate) fn osvm_of(&self, args: &[&str]) -> Command {
+        self.command(self.osvm_std(args))
     }
 
     /// `osvm` on a host that lacks something; `None`, said on stderr, where this can't be had.
@@ -155,6 +160,7 @@ impl Home {
         let mut redactions = Redactions::new();
         redactions.insert("[HOME]", self.path().to_path_buf()).unwrap();
         redactions.insert("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
+        redactions.insert("[OSVM]", env!("CARGO_BIN_EXE_osvm")).unwrap();
         let assert = snapbox::Assert::new()
             .action_env(snapbox::assert::DEFAULT_ACTION_ENV)
             .normalize_paths(false)
