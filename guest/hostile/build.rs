@@ -5,5 +5,5 @@
 mod image;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    image::prepare("hostile", &["hostile"])
+    image::prepare("hostile", &["hostile"], unikraft_tool_executor::manifest_json())
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! guest/osvm-kernel             ─▶ target/guest/unikraft_tool_executor.img   bootable image
 //! guest/hostile                 ─▶ target/guest/hostile.img                  for the tests only
+//! guest/prober                  ─▶ target/guest/osvm_prober.img              for `osvm policy prove`
 //! guest/unikraft_tool_executor  ─▶ target/guest/unikraft_tool_executor       static Linux program
 //! ```
 //!
@@ -77,7 +78,20 @@ pub(crate) const HOSTILE: Artifact = Artifact {
     limit: None,
 };
 
-const ARTIFACTS: [&Artifact; 3] = [&IMAGE, &EXECUTOR, &HOSTILE];
+/// The name under which `osvm policy prove` finds its image.
+pub(crate) const PROBER_NAME: &str = "osvm_prober";
+
+/// The guest that asks for whatever it is told to.
+pub(crate) const PROBER: Artifact = Artifact {
+    package: "prober",
+    binary: "prober",
+    features: "",
+    target: KERNEL,
+    file: "osvm_prober.img",
+    limit: Some(300_000),
+};
+
+const ARTIFACTS: [&Artifact; 4] = [&IMAGE, &EXECUTOR, &HOSTILE, &PROBER];
 
 /// `cargo xtask guest`.
 pub(crate) fn run(project: &Project, check: Check) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `cargo xtask install`: puts the guest images where osvm looks for them.
 
-use crate::guest::IMAGE_NAME;
+use crate::guest::{IMAGE_NAME, PROBER_NAME};
 use crate::project::Project;
 use crate::{guest, printer, process, toolchain};
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     guest::build(project)?;
     build_osvm(project)?;
     let store = images(project)?;
-    printer::result(&format!("installed {IMAGE_NAME} in {}", store.display()));
+    printer::result(&format!("installed {IMAGE_NAME} and {PROBER_NAME} in {}", store.display()));
     printer::result(&format!("osvm is {}", project.release("osvm").display()));
     Ok(())
 }
@@ -33,6 +33,10 @@ pub(crate) fn images(project: &Project) -> Result<PathBuf> {
     store
         .install(IMAGE_NAME, &image, Some(&executor))
         .with_context(|| format!("cannot install `{}`", image.display()))?;
+    let prober = project.images().join(guest::PROBER.file);
+    store
+        .install(PROBER_NAME, &prober, None)
+        .with_context(|| format!("cannot install `{}`", prober.display()))?;
     Ok(store.dir().to_owned())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sources ──▶ build id ──▶ note.json ──▶ .note.osvm
-//! unikraft_tool_executor::manifest_json ──▶ tools.json ──▶ .osvm.tools
+//! tool definitions ──▶ tools.json ──▶ .osvm.tools
 //! ```
 //!
 //! # Invariants
@@ -37,8 +37,9 @@ const ID_BYTES: usize = 16;
 
 /// Writes `note.json` and `tools.json` of image `name`, and tells cargo how to link it.
 ///
-/// `more` are sources of this image alone, seen from the guest workspace.
-pub(crate) fn prepare(name: &str, more: &[&str]) -> Result<(), Box<dyn Error>> {
+/// `more` are sources of this image alone, seen from the guest workspace; `tools` is the JSON array
+/// of its tool definitions.
+pub(crate) fn prepare(name: &str, more: &[&str], tools: String) -> Result<(), Box<dyn Error>> {
     let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let guest = package.parent().ok_or("the package lies in no workspace")?;
     let script = guest.join("osvm-kernel/link.ld");
@@ -61,7 +62,7 @@ pub(crate) fn prepare(name: &str, more: &[&str]) -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let note = ImageNote { protocol: PROTOCOL_VERSION, name: name.into(), build: build.into() };
     fs::write(out.join("note.json"), serde_json::to_vec(&note)?)?;
-    fs::write(out.join("tools.json"), unikraft_tool_executor::manifest_json())?;
+    fs::write(out.join("tools.json"), tools)?;
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub use death::{die, say};
 pub use device::Registers;
 pub use memory::LoaderMemory;
 pub use osvm_protocol::note::KIND as NOTE_KIND;
-pub use serve::serve;
+pub use serve::{Connection, serve};
 
 /// Names the function that runs once the guest is up: `fn(Guest) -> !`.
 #[macro_export]

@@ -17,14 +17,22 @@ pub fn serve(guest: Guest, name: &str, build: &str) -> ! {
     };
     let mut vsock = guest.vsock.listen();
     loop {
-        let mut connection = Connection(vsock.accept());
+        let mut connection = Connection::new(vsock.accept());
         // A connection that failed is over; the next one may be fine.
         let _ = serve_tools(&mut connection, &facts);
     }
 }
 
 /// A vsock stream as the executor wants it.
-struct Connection<'v>(Stream<'v, 'static, Registers, Platform>);
+#[derive(Debug)]
+pub struct Connection<'v>(Stream<'v, 'static, Registers, Platform>);
+
+impl<'v> Connection<'v> {
+    /// Wraps what [`crate::GuestVsock`] has accepted.
+    pub fn new(stream: Stream<'v, 'static, Registers, Platform>) -> Self {
+        Self(stream)
+    }
+}
 
 impl unikraft_tool_executor::Stream for Connection<'_> {
     type Error = StreamError;

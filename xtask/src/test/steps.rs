@@ -19,9 +19,9 @@ pub(super) const FUZZ_SECS: u32 = 5;
 const WORKSPACES: [&str; 3] = ["", "guest", "fuzz"];
 
 /// Guest packages that can be built for, and tested on, the host.
-const GUEST_TESTED: &[&str] = &["osvm-kernel-core", "unikraft_tool_executor"];
+const GUEST_TESTED: &[&str] = &["osvm-kernel-core", "prober", "unikraft_tool_executor"];
 /// Guest packages that are built for [`KERNEL`] only.
-const GUEST_BARE: &[&str] = &["osvm-kernel", "hostile"];
+const GUEST_BARE: &[&str] = &["osvm-kernel", "hostile", "prober"];
 
 /// The four scripts; the first one builds and installs what the others need.
 const SCRIPTS: &[&str] = &[
