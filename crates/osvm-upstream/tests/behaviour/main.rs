@@ -4,6 +4,7 @@
 mod eras;
 mod flow;
 mod hostile;
+mod http;
 
 mod offers;
 mod process;
