@@ -259,8 +259,8 @@ pub(crate) fn variable_name(name: &str) -> Result<(), &'static str> {
 /// Whether a secret can have this name.
 pub(crate) fn secret_name(name: &str) -> Result<(), &'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-    if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
-        return Err("a secret's name is 1 to 128 letters, digits, `_` and `-`");
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+        return Err("a secret's name is 1 to 64 letters, digits, `_` and `-`");
     }
     Ok(())
 }

@@ -357,7 +357,7 @@ error: headers and bearer tokens are for servers with a URL
     check_refused(
         &["x", "--env-from-secret", "A=b c", "--", "x"],
         str![[r#"
-error: `[HOME]/.config/osvm/mcp_servers.json` line 8 column 14: `mcpServers.x.envFromSecret.A` is `…`: a secret's name is 1 to 128 letters, digits, `_` and `-`
+error: `[HOME]/.config/osvm/mcp_servers.json` line 8 column 14: `mcpServers.x.envFromSecret.A` is `…`: a secret's name is 1 to 64 letters, digits, `_` and `-`
 
 "#]],
     );
