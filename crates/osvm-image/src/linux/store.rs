@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::NamedTempFile;
 
 /// Longest manifest or signature that is read, in bytes.
-const MAX_MANIFEST: u64 = 8 * 1024 * 1024;
+const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Names in the store that can't be images.
 const RESERVED: [&str; 2] = ["blobs", "verified"];
@@ -388,10 +388,11 @@ impl Writer<'_> {
         let digest = Digest::of(&bytes);
         // A signature of another image would only look wrong beside this one.
         let old = self.store.manifest(&manifest.name).is_ok_and(|(_, old)| old != digest);
-        if old && let Err(error) = std::fs::remove_file(dir.join(SIGNATURE)) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(io_error(&dir)(error));
-            }
+        if old
+            && let Err(error) = std::fs::remove_file(dir.join(SIGNATURE))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(io_error(&dir)(error));
         }
         replace(&path, 0o644, &bytes).map_err(io_error(&path))?;
         Ok(digest)
