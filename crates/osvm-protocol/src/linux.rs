@@ -90,6 +90,9 @@ pub struct Orders {
     pub writable_mib: u32,
     /// Most processes and threads it may have.
     pub max_processes: u32,
+    /// Randomness for the kernel to begin with: there may be no other source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<[u8; 32]>,
     /// Whether generators of random numbers in Node and Python learn of [`method::WAKE`]: the guest
     /// will be copied.
     #[serde(default)]

@@ -20,12 +20,14 @@
 //! - The vsock device: `osvm-vsock`. The guard program: `osvm-vm`, which any backend may use.
 
 mod command;
+mod linux;
 mod machine;
 mod qmp;
 mod service;
 mod vhost_user;
 
 pub use command::{Accelerator, VsockDevice};
+pub use linux::QemuLinux;
 
 use osvm_vmm::{Backend, BootError, Machine, MachineSpec};
 use rustix::fs::{Access, access};

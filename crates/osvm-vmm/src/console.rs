@@ -13,8 +13,9 @@ pub(crate) const MAX_LOG: usize = 64 * 1024;
 /// Bytes of console kept for [`Console::last_words`].
 const TAIL: usize = 1024;
 
-/// How a guest of ours begins the line that says why it ends.
-const MARKERS: [&str; 2] = ["osvm-guest: panic: ", "osvm-guest: fault: "];
+/// How a guest of ours, or its Linux kernel, begins the line that says why it ends.
+const MARKERS: [&str; 3] =
+    ["osvm-guest: panic: ", "osvm-guest: fault: ", "Kernel panic - not syncing: "];
 
 /// Where one guest's console output goes.
 #[derive(Debug)]

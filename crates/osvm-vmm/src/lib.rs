@@ -27,6 +27,7 @@ mod console;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod linux;
 mod machine;
 pub mod process;
 mod stream;

@@ -60,6 +60,9 @@ fn run() -> Result<(), Error> {
     let orders = orders::read()?;
     mounts::switch_root(&orders)?;
     loopback::bring_up().map_err(Error::during("bring up the loopback interface"))?;
+    if let Some(entropy) = orders.entropy {
+        random::reseed(entropy).map_err(Error::during("give the kernel randomness"))?;
+    }
     let channel = channel::open(orders.channel)?;
     let hooks = unique::Hooks::new(orders.hooks)?;
     let server = server::start(&orders, hooks.env())?;

@@ -154,6 +154,7 @@ mod tests {
             own: Vec::new(),
             writable_mib: 1,
             max_processes: 1,
+            entropy: None,
             hooks: true,
         }
     }

@@ -1,0 +1,215 @@
+//! One guest with its CID and its stream: booted or copied, woken, ended.
+//!
+//! # Invariants
+//!
+//! - Dropping a [`Guest`] destroys it before its CID is free.
+
+use crate::error::MicroVmError;
+use crate::recipe::{Recipe, entropy, random};
+use crate::talk::{Gone, Talk};
+use osvm_protocol::linux::{Wake, Woken, method};
+use osvm_protocol::{PORT, cid};
+use osvm_runtime::cids::{Cids, Lease};
+use osvm_vmm::linux::{LinuxBackend, LinuxMachine, Place, Snapshot};
+use osvm_vmm::{ConnectError, Death};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How far a clone's clock may be off when it is handed out.
+const CLOCK_ERROR: Duration = Duration::from_millis(15);
+
+/// Attempts to set a clock that well. The first pays for code that is translated on its way.
+const CLOCK_TRIES: u32 = 8;
+
+/// Where microVMs of this osvm run.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The hypervisor.
+    pub backend: Arc<dyn LinuxBackend>,
+    /// CIDs of guests that live on.
+    persistent: Cids,
+    /// CIDs of clones and of what they are made from.
+    clones: Cids,
+    /// Folder for consoles of persistent guests; `None` keeps none.
+    logs: Option<PathBuf>,
+}
+
+/// Which CIDs a guest takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Persistent,
+    Clone,
+}
+
+/// A running guest that has its stream.
+#[derive(Debug)]
+pub struct Guest {
+    // In this order: the stream closes, the guest dies, the CID is free.
+    pub(crate) talk: Talk,
+    machine: Box<dyn LinuxMachine>,
+    lease: Lease,
+}
+
+impl Host {
+    /// CIDs are shared through a file in `runtime_dir`, the consoles of persistent guests are
+    /// written to files in `logs`.
+    pub fn new(
+        backend: Arc<dyn LinuxBackend>,
+        runtime_dir: impl Into<PathBuf>,
+        logs: Option<PathBuf>,
+    ) -> Self {
+        let runtime_dir = runtime_dir.into();
+        let persistent = Cids::new(runtime_dir.clone(), cid::PERSISTENT);
+        let clones = Cids::new(runtime_dir, cid::EPHEMERAL);
+        Self { backend, persistent, clones, logs }
+    }
+
+    /// Boots a guest of `recipe`; its PID 1 may not run yet.
+    pub(crate) fn boot(&self, recipe: &Recipe, life: Life) -> Result<Guest, MicroVmError> {
+        let spec = recipe.spec(life == Life::Clone)?;
+        let (place, lease) = self.place(&recipe.name, life)?;
+        let machine = self.backend.boot(&spec, place)?;
+        Guest::new(&recipe.name, machine, lease)
+    }
+
+    /// Starts a copy of a saved guest; it is not unique yet.
+    pub(crate) fn restore(&self, name: &str, snapshot: &Snapshot) -> Result<Guest, MicroVmError> {
+        let (place, lease) = self.place(name, Life::Clone)?;
+        let machine = self.backend.restore(snapshot, place)?;
+        Guest::new(name, machine, lease)
+    }
+
+    fn place(&self, name: &str, life: Life) -> Result<(Place, Lease), MicroVmError> {
+        let cids = match life {
+            Life::Persistent => &self.persistent,
+            Life::Clone => &self.clones,
+        };
+        let lease = cids.take_idle(name)?;
+        let path = match (life, &self.logs) {
+            (Life::Persistent, Some(folder)) => folder.join(format!("{name}.console")),
+            _ => PathBuf::from("/dev/null"),
+        };
+        let console = File::options().create(true).append(true).open(path);
+        let console = console.map_err(|source| host("a file for the console", source))?;
+        Ok((Place { cid: lease.cid(), console, lease: Some(lease.keep()) }, lease))
+    }
+}
+
+impl Guest {
+    fn new(
+        name: &str,
+        mut machine: Box<dyn LinuxMachine>,
+        mut lease: Lease,
+    ) -> Result<Self, MicroVmError> {
+        lease.set_vm_pid(machine.vm_pid());
+        let stream = machine.connect(PORT, Instant::now()).map_err(|error| match error {
+            ConnectError::Died(death) => host("a VM process", std::io::Error::other(death)),
+            other => other.into(),
+        })?;
+        Ok(Self { talk: Talk::new(name.to_owned(), stream), machine, lease })
+    }
+
+    /// Its CID.
+    pub fn cid(&self) -> u32 {
+        self.lease.cid().get()
+    }
+
+    /// Process id of its VM process.
+    pub fn vm_pid(&self) -> u32 {
+        self.machine.vm_pid()
+    }
+
+    /// Memory it shares with no other process, in KiB.
+    pub fn private_kb(&self) -> Option<u64> {
+        self.machine.private_kb()
+    }
+
+    /// The stream.
+    pub fn talk(&mut self) -> &mut Talk {
+        &mut self.talk
+    }
+
+    pub(crate) fn killer(&self) -> osvm_vmm::Killer {
+        self.machine.killer()
+    }
+
+    /// Why it ended: what PID 1 said is better than what the host sees.
+    pub(crate) fn explain(&mut self, gone: Gone) -> MicroVmError {
+        match gone {
+            Gone::HungUp => match self.machine.death() {
+                Death::ShutDown => Gone::HungUp.into(),
+                death => host("a guest that lives", std::io::Error::other(death)),
+            },
+            other => other.into(),
+        }
+    }
+
+    /// Saves it and ends it.
+    pub(crate) fn save(self, deadline: Instant) -> Result<Snapshot, MicroVmError> {
+        let Self { machine, lease, .. } = self;
+        let snapshot = machine.snapshot(deadline)?;
+        drop(lease);
+        Ok(snapshot)
+    }
+
+    /// Parts with its stream.
+    pub(crate) fn without_talk(self) -> (Rest, Talk) {
+        (Rest { machine: self.machine, _lease: self.lease }, self.talk)
+    }
+
+    /// Makes a copy unlike its original and lets its programs run: new randomness, the right time.
+    pub(crate) fn wake(&mut self, deadline: Instant) -> Result<Woken, MicroVmError> {
+        let entropy = Some(entropy().map_err(random)?);
+        let woken = self.set_time(entropy, deadline)?;
+        if woken.1 <= CLOCK_ERROR {
+            return Ok(woken.0);
+        }
+        for _ in 0..CLOCK_TRIES {
+            if self.set_time(None, deadline)?.1 <= CLOCK_ERROR {
+                return Ok(woken.0);
+            }
+        }
+        // The host is too busy to say how late an answer came; an honest failure beats a wrong clock.
+        Err(MicroVmError::Recipe("the clone's clock could not be set to within 15 ms"))
+    }
+
+    /// Sets the clock; also says by how much it is off at most.
+    fn set_time(
+        &mut self,
+        entropy: Option<[u8; 32]>,
+        deadline: Instant,
+    ) -> Result<(Woken, Duration), MicroVmError> {
+        let wake = Wake { entropy, unix_ns: Some(unix_ns()) };
+        let woken: Result<Woken, Gone> = self.talk.ask(method::WAKE, &wake, deadline);
+        let woken = woken.map_err(|gone| self.explain(gone))?;
+        // The guest read its clock before now, so it is no further behind than this.
+        Ok((woken, Duration::from_nanos(unix_ns().abs_diff(woken.unix_ns))))
+    }
+}
+
+/// A guest whose stream others hold. Dropping it destroys it.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    // In this order: the guest dies, the CID is free.
+    machine: Box<dyn LinuxMachine>,
+    _lease: Lease,
+}
+
+impl Rest {
+    /// Waits for the VM process to end by itself.
+    pub(crate) fn wait(&mut self, deadline: Instant) {
+        self.machine.wait(deadline);
+    }
+}
+
+/// The host's wall clock, in nanoseconds since 1970.
+pub(crate) fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn host(what: &'static str, source: std::io::Error) -> MicroVmError {
+    MicroVmError::Host { what, source }
+}

@@ -1,0 +1,149 @@
+//! A guest as the pipe that `osvm-upstream` wants: newline-delimited JSON in both directions.
+//!
+//! # Invariants
+//!
+//! - What is written is cut into lines, one frame each; a line over the limit ends the writing.
+//! - Reading ends when the server has ended, whatever was said before that.
+//! - Ending goes in this order: stdin is closed, then SIGTERM, then SIGKILL, all by PID 1; then the
+//!   machine is destroyed.
+
+use crate::guest::Guest;
+use crate::talk::{self, Gone, Heard, Talk};
+use osvm_protocol::linux::{MAX_LINE, Stop, method, wrap};
+use osvm_upstream::EndLink;
+use osvm_vmm::GuestStream;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Milliseconds a server has to end by itself, and again after SIGTERM.
+const GRACE_MS: u32 = 2000;
+
+/// How long a guest may leave the stream full before its link is given up.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// A wait that does not end by itself: whoever ends the guest ends it.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The three parts of a link to `guest`.
+pub(crate) fn split(guest: Guest) -> io::Result<(Lines, Writer, End)> {
+    let writer = guest.talk.writer()?;
+    let (guest, talk) = guest.without_talk();
+    let fate = Arc::new(Mutex::new(None));
+    let lines = Lines { talk, bytes: Vec::new(), at: 0, fate: Arc::clone(&fate) };
+    let writer = Writer { stream: writer, line: Vec::new(), next_id: FIRST_ID };
+    Ok((lines, writer, End { guest: Some(guest), fate, last_words: None }))
+}
+
+/// Ids of requests to PID 1 once the link is in use; nobody waits for their answers.
+const FIRST_ID: u64 = 1 << 32;
+
+type Fate = Arc<Mutex<Option<String>>>;
+
+fn lock(fate: &Fate) -> MutexGuard<'_, Option<String>> {
+    fate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the server says.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    talk: Talk,
+    bytes: Vec<u8>,
+    at: usize,
+    fate: Fate,
+}
+
+impl Read for Lines {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.bytes.len() <= self.at {
+            match self.talk.next(Instant::now() + FOREVER) {
+                Ok(Heard::Line(mut line)) => {
+                    line.push(b'\n');
+                    (self.bytes, self.at) = (line, 0);
+                }
+                Ok(Heard::Answer { .. }) => {}
+                Err(gone) => {
+                    let ended = matches!(gone, Gone::Ended(_) | Gone::HungUp);
+                    let words = gone.to_string();
+                    lock(&self.fate).get_or_insert_with(|| words.clone());
+                    return if ended { Ok(0) } else { Err(io::Error::other(words)) };
+                }
+            }
+        }
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        self.at += len;
+        Ok(len)
+    }
+}
+
+/// What the server is told.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    stream: GuestStream,
+    line: Vec<u8>,
+    next_id: u64,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, whole) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            if MAX_LINE < self.line.len().saturating_add(text.len()) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("a message of more than {MAX_LINE} bytes can't be sent to a guest"),
+                ));
+            }
+            self.line.extend_from_slice(text);
+            if whole {
+                let frame = wrap(&self.line).map_err(io::Error::other)?;
+                self.line.clear();
+                self.stream.write_all(&frame, Instant::now() + STUCK)?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let stop = talk::request(self.next_id, method::STOP, &Stop { grace_ms: GRACE_MS });
+        if let Ok(frame) = stop {
+            // A guest that is gone, or does not read, is ended by whoever holds it.
+            let _gone = self.stream.write_all(&frame, Instant::now() + Duration::from_millis(10));
+        }
+    }
+}
+
+/// Ends the guest.
+#[derive(Debug)]
+pub(crate) struct End {
+    guest: Option<crate::guest::Rest>,
+    fate: Fate,
+    last_words: Option<String>,
+}
+
+impl EndLink for End {
+    fn end(&mut self, patience: Duration) {
+        let Some(mut guest) = self.guest.take() else { return };
+        let deadline = Instant::now() + patience;
+        // PID 1 stops the machine when the server has ended, so the VM process ends with it.
+        guest.wait(deadline);
+        self.last_words = lock(&self.fate).clone();
+    }
+
+    fn last_words(&mut self) -> Option<String> {
+        self.last_words.clone().or_else(|| lock(&self.fate).clone())
+    }
+}

@@ -1,0 +1,235 @@
+//! What a microVM is made from: kernel, PID 1, root file system, and the server in it.
+
+use crate::error::MicroVmError;
+use crate::initrd;
+use osvm_image::Digest;
+use osvm_protocol::PROTOCOL_VERSION;
+use osvm_protocol::linux::{Channel, Orders};
+use osvm_vmm::MemoryMib;
+use osvm_vmm::linux::{LinuxSpec, sealed};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// The server's user and group in every guest.
+const UID: u32 = 1000;
+
+/// How far the clock of a template is behind. OpenSSL seeds itself anew when it sees that more than
+/// an hour has passed since the last time (`PRIMARY_RESEED_TIME_INTERVAL` of its providers), so the clock of every
+/// clone jumps by more than that.
+pub(crate) const TEMPLATE_LAG: Duration = Duration::from_secs(25 * 3600);
+
+/// What is the same for all guests. Cheap to clone.
+#[derive(Clone)]
+pub struct GuestFiles {
+    kernel: Arc<File>,
+    kernel_digest: Digest,
+    init: Arc<[u8]>,
+    init_digest: Digest,
+}
+
+impl fmt::Debug for GuestFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digests = (self.kernel_digest, self.init_digest);
+        f.debug_tuple("GuestFiles").field(&digests).finish()
+    }
+}
+
+impl GuestFiles {
+    /// Reads the kernel and PID 1.
+    ///
+    /// # Errors
+    ///
+    /// [`MicroVmError::GuestFile`] with the path of what can't be read.
+    pub fn load(kernel: &Path, init: &Path) -> Result<Self, MicroVmError> {
+        let read = |path: &Path| {
+            let failed = |source| MicroVmError::GuestFile { path: path.to_owned(), source };
+            std::fs::read(path).map_err(failed)
+        };
+        let (kernel, init) = (read(kernel)?, read(init)?);
+        let file = sealed("osvm-guest-kernel", &kernel).map_err(memory)?;
+        Ok(Self {
+            kernel: Arc::new(file),
+            kernel_digest: Digest::of(&kernel),
+            init_digest: Digest::of(&init),
+            init: init.into(),
+        })
+    }
+
+    /// SHA-256 of the kernel.
+    pub fn kernel_digest(&self) -> Digest {
+        self.kernel_digest
+    }
+}
+
+/// One server in its image.
+///
+/// Plain data with public fields: every value is valid on its own. No `Default`, because only the
+/// caller knows what the server may use.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The server's name in logs and `osvm ps`.
+    pub name: String,
+    /// Kernel and PID 1.
+    pub files: GuestFiles,
+    /// The root file system, open for reading only.
+    pub root: Arc<File>,
+    /// SHA-256 that names the root file system, already checked.
+    pub root_digest: Digest,
+    /// The program: an absolute path, or a name in `PATH`.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// Further variables that are secret. Only a persistent server may have some.
+    pub secrets: Vec<(String, String)>,
+    /// Where it starts.
+    pub cwd: String,
+    /// Folders that belong to the server.
+    pub own: Vec<String>,
+    /// Memory of the guest.
+    pub memory: MemoryMib,
+    /// Most bytes its files may take, in MiB, in guest memory.
+    pub writable_mib: u32,
+    /// Most processes and threads it may have.
+    pub max_processes: u32,
+}
+
+impl Recipe {
+    /// Names the template of this recipe on a host with this `identity`: whatever differs, differs
+    /// here.
+    pub fn key(&self, identity: &str) -> Digest {
+        let parts = serde_json::json!([
+            PROTOCOL_VERSION,
+            identity,
+            self.files.kernel_digest.hex(),
+            self.files.init_digest.hex(),
+            self.root_digest.hex(),
+            self.orders(true, None),
+            self.memory.mib(),
+        ]);
+        Digest::of(parts.to_string().as_bytes())
+    }
+
+    /// What a guest boots from. One that will be copied gets hooks, and a clock that lags.
+    pub(crate) fn spec(&self, copied: bool) -> Result<LinuxSpec, MicroVmError> {
+        if copied && !self.secrets.is_empty() {
+            return Err(MicroVmError::Secrets);
+        }
+        let orders = self.orders(copied, Some(entropy().map_err(random)?));
+        let initrd = initrd::build(&self.files.init, &orders).map_err(MicroVmError::Initrd)?;
+        let lag = if copied { TEMPLATE_LAG } else { Duration::ZERO };
+        let now = SystemTime::now();
+        Ok(LinuxSpec {
+            kernel: Arc::clone(&self.files.kernel),
+            initrd: Arc::new(sealed("osvm-initrd", &initrd).map_err(memory)?),
+            root: Arc::clone(&self.root),
+            memory: self.memory,
+            clock: now.checked_sub(lag).unwrap_or(now),
+        })
+    }
+
+    fn orders(&self, copied: bool, entropy: Option<[u8; 32]>) -> Orders {
+        let mut env = self.env.clone();
+        env.extend(self.secrets.iter().cloned());
+        Orders {
+            protocol: PROTOCOL_VERSION,
+            channel: Channel::VirtioSerial,
+            command: self.command.clone(),
+            args: self.args.clone(),
+            env,
+            cwd: self.cwd.clone(),
+            uid: UID,
+            own: self.own.clone(),
+            writable_mib: self.writable_mib,
+            max_processes: self.max_processes,
+            entropy,
+            hooks: copied,
+        }
+    }
+}
+
+/// Random bytes of the host's kernel.
+pub(crate) fn entropy() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    // Up to 256 bytes come at once: getrandom(2).
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
+fn memory(source: io::Error) -> MicroVmError {
+    MicroVmError::Host { what: "a memory file", source }
+}
+
+pub(crate) fn random(source: io::Error) -> MicroVmError {
+    MicroVmError::Host { what: "random bytes", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn recipe() -> Recipe {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"x").unwrap();
+        Recipe {
+            name: "demo".into(),
+            files: GuestFiles::load(file.path(), file.path()).unwrap(),
+            root: Arc::new(File::open(file.path()).unwrap()),
+            root_digest: Digest::of(b"root"),
+            command: "/bin/server".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            cwd: "/".into(),
+            own: Vec::new(),
+            memory: MemoryMib::new(128).unwrap(),
+            writable_mib: 32,
+            max_processes: 64,
+        }
+    }
+
+    #[test]
+    fn whatever_differs_makes_another_template() {
+        let base = recipe();
+        let key = base.key("qemu 1");
+        assert_eq!(key, base.clone().key("qemu 1"));
+        let changes: [fn(&mut Recipe); 5] = [
+            |r| r.root_digest = Digest::of(b"other"),
+            |r| r.args.push("--flag".into()),
+            |r| r.env.push(("A".into(), "b".into())),
+            |r| r.memory = MemoryMib::new(129).unwrap(),
+            |r| r.max_processes += 1,
+        ];
+        for change in changes {
+            let mut other = base.clone();
+            change(&mut other);
+            assert_ne!(other.key("qemu 1"), key);
+        }
+        assert_ne!(base.key("qemu 2"), key);
+    }
+
+    #[test]
+    fn a_server_with_secrets_is_not_copied() {
+        let mut recipe = recipe();
+        recipe.secrets.push(("TOKEN".into(), "s3cret".into()));
+        assert!(matches!(recipe.spec(true), Err(MicroVmError::Secrets)));
+        assert!(recipe.spec(false).is_ok());
+    }
+
+    #[test]
+    fn only_a_guest_that_is_copied_lives_in_the_past() {
+        let lag = |copied| {
+            let clock = recipe().spec(copied).unwrap().clock;
+            SystemTime::now().duration_since(clock).unwrap()
+        };
+        assert!(lag(false) < Duration::from_secs(60));
+        assert!(TEMPLATE_LAG <= lag(true));
+    }
+}

@@ -1,0 +1,122 @@
+//! A warm server, saved: booted, initialised, its tools listed, frozen.
+//!
+//! The server is a client's of the era with `initialize`, because that is the state worth saving. A
+//! server that refuses is saved as it is, and whoever uses a clone greets it.
+
+use crate::error::MicroVmError;
+use crate::guest::{Guest, Host, Life};
+use crate::recipe::Recipe;
+use crate::talk::Gone;
+use osvm_protocol::linux::{Info, method};
+use osvm_upstream::Stop;
+use osvm_vmm::linux::Snapshot;
+use serde_json::json;
+use serde_json::value::RawValue;
+use std::time::{Duration, Instant};
+
+/// The revision of MCP that servers are greeted with.
+pub(crate) const REVISION: &str = "2025-11-25";
+
+/// How long a warm server is left alone before it is saved, to finish what it does by the way.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// A saved guest whose server is warm. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Template {
+    pub(crate) name: String,
+    pub(crate) snapshot: Snapshot,
+    /// The `InitializeResult`, or nothing for a server that knows no `initialize`.
+    pub(crate) greeting: Option<Box<RawValue>>,
+    /// Where the time went.
+    pub times: Times,
+}
+
+/// How long making a template took, from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Until PID 1 ran, by the guest's clock.
+    pub kernel: Duration,
+    /// Until `initialize` was answered.
+    pub initialized: Duration,
+    /// Until the guest was saved.
+    pub saved: Duration,
+}
+
+impl Template {
+    /// Makes one.
+    ///
+    /// # Errors
+    ///
+    /// [`MicroVmError`], also when `cancel` is stopped or `deadline` has passed.
+    pub fn make(
+        host: &Host,
+        recipe: &Recipe,
+        deadline: Instant,
+        cancel: &Stop,
+    ) -> Result<Self, MicroVmError> {
+        let started = Instant::now();
+        let mut guest = host.boot(recipe, Life::Clone)?;
+        let killer = guest.killer();
+        let _hook = cancel.hook(move || killer.kill());
+        let made = warm(&mut guest, started, deadline);
+        let (greeting, kernel, initialized) = match made {
+            Ok(made) => made,
+            Err(_) if cancel.is_stopped() => return Err(MicroVmError::Cancelled),
+            Err(gone) => return Err(guest.explain(gone)),
+        };
+        let snapshot = guest.save(deadline)?;
+        let times = Times { kernel, initialized, saved: started.elapsed() };
+        Ok(Self { name: recipe.name.clone(), snapshot, greeting, times })
+    }
+}
+
+impl Template {
+    /// Whether nothing can write to the saved memory any more. It holds for every template; tests
+    /// ask.
+    pub fn snapshot_is_sealed(&self) -> bool {
+        use rustix::fs::{SealFlags, fcntl_get_seals};
+        fcntl_get_seals(&self.snapshot.memory).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
+    }
+}
+
+type Warm = (Option<Box<RawValue>>, Duration, Duration);
+
+fn warm(guest: &mut Guest, started: Instant, deadline: Instant) -> Result<Warm, Gone> {
+    let talk = guest.talk();
+    let info: Info = talk.ask(method::INFO, &json!({}), deadline)?;
+    let greeting = match talk.request("initialize", &greeting(), deadline) {
+        Ok(greeting) => Some(greeting),
+        Err(Gone::ServerRefused { .. }) => None,
+        Err(gone) => return Err(gone),
+    };
+    let initialized = started.elapsed();
+    if greeting.is_some() {
+        talk.notify("notifications/initialized", deadline)?;
+        exercise(guest, deadline)?;
+    }
+    std::thread::sleep(SETTLE);
+    // Also says that the server is still there.
+    let _health: serde_json::Value = guest.talk().ask(method::HEALTH, &json!({}), deadline)?;
+    let () = guest.talk().ask(method::FREEZE, &json!({}), deadline)?;
+    Ok((greeting, Duration::from_millis(info.kernel_ms), initialized))
+}
+
+/// What osvm says to a server of the old era: it offers nothing, so it is asked nothing.
+fn greeting() -> serde_json::Value {
+    json!({
+        "protocolVersion": REVISION,
+        "capabilities": {},
+        "clientInfo": {"name": "osvm", "version": env!("CARGO_PKG_VERSION")},
+    })
+}
+
+/// Runs the code that a first call would have to wait for. A server without tools says so.
+pub(crate) fn exercise(guest: &mut Guest, deadline: Instant) -> Result<(), Gone> {
+    for method in ["ping", "tools/list"] {
+        match guest.talk().request(method, &json!({}), deadline) {
+            Ok(_) | Err(Gone::ServerRefused { .. }) => {}
+            Err(gone) => return Err(gone),
+        }
+    }
+    Ok(())
+}

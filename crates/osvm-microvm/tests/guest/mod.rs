@@ -1,0 +1,173 @@
+//! What the tests boot: kernel and PID 1 from `target`, and a root file system with the host's own
+//! Node or Python, made once and kept in the target directory.
+
+use osvm_image::Digest;
+use osvm_microvm::{GuestFiles, Host, Recipe};
+use osvm_qemu::{Accelerator, PROGRAM, QemuLinux};
+use osvm_vmm::MemoryMib;
+use osvm_vmm::conformance::{skip, vm_program};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture");
+
+/// A deadline that only a guest that hangs misses.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(120)
+}
+
+/// A program of the host that a test root is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    Node,
+    Python,
+}
+
+impl Runtime {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Python => "python3",
+        }
+    }
+}
+
+/// Where the guests of one test run, and its folder of CIDs.
+pub struct Bench {
+    pub host: Host,
+    pub backend: QemuLinux,
+    pub dir: tempfile::TempDir,
+    files: GuestFiles,
+}
+
+impl Bench {
+    /// Nothing, with a visible line, where something is missing.
+    pub fn new() -> Option<Self> {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+        let (kernel, init) = (target.join("guest-kernel/vmlinux"), target.join("guest/osvm-init"));
+        let files = match GuestFiles::load(&kernel, &init) {
+            Ok(files) => files,
+            Err(error) => {
+                skip("microvm", &format!("{error}: run `cargo xtask kernel`"));
+                return None;
+            }
+        };
+        let Ok(qemu) = which::which(PROGRAM) else {
+            skip("qemu", &format!("`{PROGRAM}` is not installed"));
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let backend = QemuLinux::new(qemu, vm_program(), Accelerator::Tcg);
+        let host = Host::new(Arc::new(backend.clone()), dir.path().join("run"), None);
+        Some(Self { host, backend, dir, files })
+    }
+
+    /// The fixture server on `runtime`.
+    pub fn recipe(&self, runtime: Runtime) -> Option<Recipe> {
+        let root = root(runtime)?;
+        let (command, script) = match runtime {
+            Runtime::Node => ("/usr/bin/node", "/app/server.mjs"),
+            Runtime::Python => ("/usr/bin/python3", "/app/server.py"),
+        };
+        let env = [("PATH", "/usr/bin"), ("HOME", "/home/osvm"), ("PYTHONDONTWRITEBYTECODE", "1")];
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Some(Recipe {
+            name: "fixture".into(),
+            files: self.files.clone(),
+            root_digest: Digest::of(root.to_string_lossy().as_bytes()),
+            root: Arc::new(File::open(root).unwrap()),
+            command: command.into(),
+            args: vec![script.into()],
+            env: env.map(own).to_vec(),
+            secrets: Vec::new(),
+            cwd: "/app".into(),
+            own: vec!["/home/osvm".into()],
+            memory: MemoryMib::new(160).unwrap(),
+            writable_mib: 32,
+            max_processes: 64,
+        })
+    }
+}
+
+/// `tools/call` without arguments as parameters.
+pub fn call(tool: &str) -> Value {
+    json!({"name": tool, "arguments": {}})
+}
+
+/// The text of a tool's result.
+pub fn text(result: &str) -> String {
+    let result: Value = serde_json::from_str(result).unwrap();
+    result["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+/// The image for `runtime`, named by what it is made of.
+fn root(runtime: Runtime) -> Option<PathBuf> {
+    let program = match runtime {
+        Runtime::Node => which::which("node").ok(),
+        // Not one that a version manager puts in front: its libraries are elsewhere.
+        Runtime::Python => Some(PathBuf::from("/usr/bin/python3")).filter(|path| path.exists()),
+    };
+    let (Some(program), Ok(mkfs)) = (program, which::which("mkfs.erofs")) else {
+        skip("microvm", &format!("`{}` or `mkfs.erofs` is not installed", runtime.name()));
+        return None;
+    };
+    let program = fs::canonicalize(program).unwrap();
+    let mut key = format!("{} {:?}", program.display(), fs::metadata(&program).unwrap().modified());
+    for name in ["server.mjs", "server.py"] {
+        key.push_str(&fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap());
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = Digest::of(key.as_bytes()).hex();
+    let image = folder.join(format!("root-{}-{}.erofs", runtime.name(), name.get(..16).unwrap()));
+    let lock = File::create(folder.join("root.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    if !image.exists() {
+        let tree = tempfile::tempdir().unwrap();
+        plant(runtime, &program, tree.path());
+        let unfinished = image.with_extension("new");
+        let status = Command::new(mkfs).arg("--quiet").arg(&unfinished).arg(tree.path()).status();
+        assert!(status.unwrap().success());
+        fs::rename(&unfinished, &image).unwrap();
+    }
+    Some(image)
+}
+
+/// The program, what it is linked with, and the fixtures.
+fn plant(runtime: Runtime, program: &Path, tree: &Path) {
+    let put = |from: &Path, to: &Path| {
+        let to = tree.join(to.strip_prefix("/").unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    put(program, &Path::new("/usr/bin").join(runtime.name()));
+    let mut linked = BTreeSet::from([program.to_owned()]);
+    if runtime == Runtime::Python {
+        let stdlib = Command::new(program).args(["-c", "import os; print(os.__file__)"]).output();
+        let stdlib = String::from_utf8(stdlib.unwrap().stdout).unwrap();
+        let stdlib = Path::new(stdlib.trim()).parent().unwrap();
+        let to = tree.join(stdlib.strip_prefix("/").unwrap());
+        fs::create_dir_all(&to).unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg("-rL").arg(format!("{}/.", stdlib.display())).arg(&to);
+        assert!(copy.status().unwrap().success());
+        let modules = stdlib.join("lib-dynload");
+        linked.extend(modules.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+    }
+    for file in linked {
+        let libraries = Command::new("ldd").arg(&file).output().unwrap().stdout;
+        for word in String::from_utf8(libraries).unwrap().split_whitespace() {
+            if word.starts_with('/') && Path::new(word).exists() {
+                put(Path::new(word), Path::new(word));
+            }
+        }
+    }
+    for name in ["server.mjs", "server.py"] {
+        put(Path::new(&format!("{FIXTURES}/{name}")), &Path::new("/app").join(name));
+    }
+}
