@@ -1,25 +1,32 @@
-//! `tools/call`: one request, one guest, one answer.
+//! `tools/call`: one request, one call of the runtime, one answer.
 //!
 //! ```text
-//! plan ──▶ Call::start ── thread ──▶ Runtime::call ──▶ answer, if it is still wanted
+//! plan ──▶ Call::start ── thread ──▶ Runtime::call, call_hosted ──▶ answer, if it is still wanted
 //! ```
 //!
 //! What the tool says, a result or an error, and what keeps osvm from running it are results that
-//! the model can read. What is wrong with the request itself is an error of the protocol.
+//! the model can read. What is wrong with the request itself is an error of the protocol, and so
+//! is what a configured server answers as one.
 
-use crate::catalog::Catalog;
-use crate::flight::{Flight, MAX_CALLS};
+mod hosted;
+mod outcome;
+
+pub(crate) use hosted::{causes, code, hint};
+pub(crate) use outcome::{ErrorObject, busy};
+
+use crate::catalog::{Catalog, Kind, Listed};
+use crate::client::{Client, Facts};
+use crate::fleet::Member;
+use crate::gateway::Gateway;
 use crate::message::{Defect, Text, is_object, read_params};
-use crate::outlet::Outlet;
-use crate::session::{Gateway, Response, shown};
-use crate::words::Era;
-use osvm_policy::ExecutionMode;
-use osvm_protocol::message::RpcError;
-use osvm_runtime::{Answer, CallError, CallId, Isolation, Report, ToolCall};
+use crate::parking::Of;
+use crate::raw::{self, Object};
+use crate::session::{Response, shown};
+use crate::voice::{Speaking, Voice};
+use hosted::HostedTool;
+use osvm_runtime::{Observer, RunMode, Stage, ToolCall};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::error::Error;
 use std::sync::Arc;
 use std::thread;
 use tracing::error;
@@ -28,7 +35,19 @@ use tracing::error;
 #[derive(Debug)]
 pub(crate) struct Planned {
     call: ToolCall,
-    mode: ExecutionMode,
+    place: RunMode,
+    target: Target,
+}
+
+/// Who runs it.
+#[derive(Debug)]
+enum Target {
+    Image,
+    Server {
+        /// The parameters as the server gets them.
+        params: Box<RawValue>,
+        annotations: Option<osvm_protocol::tool::Annotations>,
+    },
 }
 
 /// Finds the tool that a request names.
@@ -54,225 +73,132 @@ pub(crate) fn plan(catalog: &Catalog, params: Option<&RawValue>) -> Result<Plann
     if !is_object(&arguments) {
         return Err(Defect::params("`arguments` is not an object"));
     }
-    let server = listed.tool.server.to_string();
-    let call = ToolCall::new(server, listed.tool.name.to_string(), arguments);
-    Ok(Planned { call, mode: listed.mode })
+    let Listed { server, tool, place, kind, annotations, .. } = listed;
+    let target = match kind {
+        Kind::Image => Target::Image,
+        Kind::Server => {
+            let mut params = params.and_then(Object::read).unwrap_or_default();
+            params.set("name", raw::to_raw(tool));
+            Target::Server { params: params.to_raw(), annotations: *annotations }
+        }
+    };
+    Ok(Planned { call: ToolCall::new(server, tool, arguments), place: *place, target })
 }
 
 fn no_arguments() -> Box<RawValue> {
     #[derive(Serialize)]
     struct Empty {}
-    // A struct without fields is an object in JSON and can't fail to be written.
-    serde_json::value::to_raw_value(&Empty {}).unwrap_or_default()
+    raw::to_raw(&Empty {})
+}
+
+impl Planned {
+    /// What the request asks for, for when it is asked again.
+    pub(crate) fn of(&self) -> Of {
+        Of { method: "tools/call", name: format!("{}/{}", self.call.server, self.call.tool) }
+    }
+
+    /// The server it goes to.
+    pub(crate) fn server(&self) -> &str {
+        &self.call.server
+    }
+
+    /// Whether a request for it may be the repetition of one that is parked.
+    pub(crate) fn may_be_parked(&self) -> bool {
+        matches!(self.target, Target::Server { .. })
+    }
 }
 
 /// A call that has been let through.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Its place among the calls of its client.
-    pub(crate) flight: Flight,
+    /// The request it answers.
+    pub(crate) speaking: Speaking,
     /// What is called.
     pub(crate) planned: Planned,
-    /// How the answer is written.
-    pub(crate) era: Era,
-    /// Under which token the client wants to hear how far it is.
-    pub(crate) progress: Option<Box<RawValue>>,
+    /// Who calls.
+    pub(crate) client: Arc<Client>,
+    /// What the client is and can do.
+    pub(crate) facts: Arc<Facts>,
 }
 
 impl Call {
     /// Runs it in a thread of its own.
-    pub(crate) fn start(self, gateway: &Arc<Gateway>, outlet: &Arc<Outlet>) {
-        let (era, id) = (self.era, self.flight.id().clone());
-        let thread = {
-            let (gateway, outlet) = (Arc::clone(gateway), Arc::clone(outlet));
-            move || self.run(&gateway, &outlet)
-        };
-        if let Err(cause) = thread::Builder::new().name("call".into()).spawn(thread) {
+    pub(crate) fn start(self, gateway: &Arc<Gateway>) {
+        let (era, id) = (self.facts.era, self.speaking.flight.id().clone());
+        let outlet = Arc::clone(&self.speaking.outlet);
+        let gateway = Arc::clone(gateway);
+        let run = move || self.run(&gateway);
+        if let Err(cause) = thread::Builder::new().name("call".into()).spawn(run) {
             error!(%cause, "no thread for a call");
-            outlet.send(|| true, &Response::new(&id, busy(era)));
+            outlet.answer(|| true, None, &Response::new(&id, busy(era)));
         }
     }
 
-    fn run(self, gateway: &Gateway, outlet: &Outlet) {
-        let Self { mut flight, planned, era, progress } = self;
-        if let Some(token) = &progress {
-            let starting = Progress::starting(token, &planned);
-            outlet.send(|| flight.may_speak(), &starting);
+    fn run(self, gateway: &Gateway) {
+        let Self { speaking, planned, client, facts } = self;
+        let of = planned.of();
+        let Planned { mut call, place, target } = planned;
+        let has_token = speaking.token.is_some();
+        let voice = Arc::new(Voice::new(client, facts, of, speaking));
+        call.client = voice.facts.name.clone();
+        // A server that is not started for the call has nothing to tell before it is called.
+        if has_token && (matches!(target, Target::Image) || place == RunMode::MicroVm) {
+            let tool = format!("{}/{}", call.server, call.tool);
+            call.observer = Some(Arc::new(Watcher { voice: Arc::clone(&voice), tool, place }));
         }
-        let report = gateway.runtime.call(&planned.call, flight.cancel());
+        let report = match target {
+            Target::Image => gateway.runtime.call(&call, voice.cancel()),
+            Target::Server { params, annotations } => match gateway.member(&call.server) {
+                Some(member) => {
+                    let hosted = hosted(gateway, member, &voice, params, annotations);
+                    gateway.runtime.call_hosted(&call, &hosted, voice.cancel())
+                }
+                None => {
+                    voice.result(outcome::gone(&call.server, voice.facts.era));
+                    return;
+                }
+            },
+        };
         // The request is not needed any more, and may be as long as the answer.
-        drop(planned);
-        let result = CallResult::of(&report, era);
-        let id = flight.id().clone();
-        outlet.send(|| flight.last_word(), &Response::new(&id, result));
+        drop(call);
+        outcome::tell(&voice, &report);
     }
 }
 
-/// `notifications/progress`.
-#[derive(Debug, Serialize)]
-struct Progress<'a> {
-    jsonrpc: &'static str,
-    method: &'static str,
-    params: ProgressParams<'a>,
+fn hosted<'a>(
+    gateway: &'a Gateway,
+    member: &'a Arc<Member>,
+    voice: &'a Voice,
+    params: Box<RawValue>,
+    annotations: Option<osvm_protocol::tool::Annotations>,
+) -> HostedTool<'a> {
+    HostedTool { member, clock: &gateway.clock, voice, params, annotations }
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ProgressParams<'a> {
-    progress_token: &'a RawValue,
-    progress: u32,
-    message: String,
+/// Tells a client how far the start of its call is.
+#[derive(Debug)]
+struct Watcher {
+    voice: Arc<Voice>,
+    tool: String,
+    place: RunMode,
 }
 
-impl<'a> Progress<'a> {
-    fn starting(token: &'a RawValue, planned: &Planned) -> Self {
-        let ToolCall { server, tool, .. } = &planned.call;
-        let message = match planned.mode {
-            ExecutionMode::Unikernel | ExecutionMode::MicroVm => {
-                format!("starting a virtual machine for `{server}/{tool}`")
+impl Observer for Watcher {
+    fn stage(&self, stage: Stage) {
+        let tool = &self.tool;
+        match (stage, self.place) {
+            (Stage::Booting, RunMode::Unikernel | RunMode::MicroVm) => {
+                self.voice.step(&format!("starting a virtual machine for `{tool}`"));
             }
-            ExecutionMode::Direct => format!("starting `{server}/{tool}` without isolation"),
-        };
-        let params = ProgressParams { progress_token: token, progress: 1, message };
-        Self { jsonrpc: "2.0", method: "notifications/progress", params }
-    }
-}
-
-/// `result` of `tools/call`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CallResult<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result_type: Option<&'static str>,
-    content: [Content<'a>; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    structured_content: Option<&'a RawValue>,
-    is_error: bool,
-    #[serde(rename = "_meta")]
-    meta: Meta<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct Content<'a> {
-    r#type: &'static str,
-    text: Cow<'a, str>,
-}
-
-#[derive(Debug, Serialize)]
-struct Meta<'a> {
-    #[serde(rename = "osvm/isolation")]
-    envelope: Envelope<'a>,
-}
-
-/// What `osvm mcp call-tool --json` prints, but for the result, which is the result.
-#[derive(Debug, Serialize)]
-struct Envelope<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Reason<'a>>,
-    call: Option<CallId>,
-    isolation: Option<&'a Isolation>,
-}
-
-/// The tool's error has a number as `code`, osvm's a word.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Reason<'a> {
-    Tool(&'a RpcError),
-    Server(&'a RawValue),
-    Osvm(Failure),
-}
-
-#[derive(Debug, Serialize)]
-struct Failure {
-    code: &'static str,
-    message: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    causes: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
-}
-
-impl Failure {
-    fn of(error: &CallError) -> Self {
-        let mut causes = Vec::new();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            cause = error.source();
-        }
-        Self { code: error.code(), message: error.to_string(), causes, hint: error.hint() }
-    }
-
-    /// All of it, for people and models.
-    fn text(&self) -> String {
-        let mut text = self.message.clone();
-        for cause in &self.causes {
-            text.push_str("\n  caused by: ");
-            text.push_str(cause);
-        }
-        if let Some(hint) = &self.hint {
-            text.push_str("\n\nhint: ");
-            text.push_str(hint);
-        }
-        text
-    }
-}
-
-impl<'a> CallResult<'a> {
-    fn of(report: &'a Report, era: Era) -> Self {
-        let (text, structured, error) = match &report.outcome {
-            Ok(Answer::Result(result) | Answer::Mcp(result)) => {
-                (Cow::Borrowed(result.get()), structured(result, era), None)
+            (Stage::Booting, RunMode::Direct | RunMode::Remote) => {
+                self.voice.step(&format!("starting `{tool}` without isolation"));
             }
-            Ok(Answer::McpError(error)) => {
-                (Cow::Borrowed(error.get()), None, Some(Reason::Server(error)))
+            (Stage::Running { cid: Some(cid), .. }, _) => {
+                self.voice.step(&format!("`{tool}` runs in a virtual machine with CID {cid}"));
             }
-            Ok(Answer::ToolError(error)) => {
-                (Cow::Borrowed(error.message.as_str()), None, Some(Reason::Tool(error)))
-            }
-            Err(error) => {
-                let failure = Failure::of(error);
-                (Cow::Owned(failure.text()), None, Some(Reason::Osvm(failure)))
-            }
-        };
-        let envelope =
-            Envelope { error, call: Some(report.call), isolation: Some(&report.isolation) };
-        Self::new(text, structured, envelope, era)
-    }
-
-    fn new(
-        text: Cow<'a, str>,
-        structured_content: Option<&'a RawValue>,
-        envelope: Envelope<'a>,
-        era: Era,
-    ) -> Self {
-        Self {
-            result_type: (era == Era::Stateless).then_some("complete"),
-            content: [Content { r#type: "text", text }],
-            structured_content,
-            is_error: envelope.error.is_some(),
-            meta: Meta { envelope },
+            (Stage::Running { cid: None, .. }, _) => {}
         }
     }
-}
-
-/// The result as structured content, where the client can take it as such.
-fn structured(result: &RawValue, era: Era) -> Option<&RawValue> {
-    // Before 2026-07-28, only objects could be structured content.
-    (era == Era::Stateless || is_object(result)).then_some(result)
-}
-
-/// The result of a call that can't start because too many have.
-pub(crate) fn busy(era: Era) -> CallResult<'static> {
-    let failure = Failure {
-        code: "busy",
-        message: format!("too many calls at once: {MAX_CALLS} calls and 64 MiB are the limit"),
-        causes: Vec::new(),
-        hint: Some("wait for an answer, or cancel a call".into()),
-    };
-    let text = Cow::Owned(failure.text());
-    let error = Some(Reason::Osvm(failure));
-    CallResult::new(text, None, Envelope { error, call: None, isolation: None }, era)
 }
 
 #[cfg(test)]

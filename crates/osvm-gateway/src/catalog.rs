@@ -1,15 +1,23 @@
-//! The tools that clients see: which ones, and under which names.
+//! What clients see: which tools, prompts and resources, and under which names.
 //!
-//! Made from the definitions in the images, so it is there before any guest is.
+//! Made from the definitions in the images and from what servers offered last, so it is there
+//! before any guest or server is. What a server wrote stays as it wrote it, but for names,
+//! `_meta`, and what clients of an era can't take.
 
-mod name;
+mod entry;
+mod find;
+pub(crate) mod name;
+mod page;
+mod resources;
 
-use crate::words::Era;
-use osvm_policy::ExecutionMode;
-use osvm_protocol::tool::{Annotations, Tool};
-use osvm_runtime::Runtime;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+pub use entry::Listed;
+pub(crate) use entry::{Entry, Kind, Shown};
+pub(crate) use page::{List, Page};
+
+use crate::fleet::Fleet;
+use entry::Found;
+use osvm_protocol::tool::Tool;
+use osvm_runtime::{RunMode, Runtime};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use thiserror::Error;
 use tracing::warn;
@@ -23,6 +31,12 @@ pub struct Selection {
     pub tools: Option<Vec<String>>,
     /// Leave out the server's name where no other tool has that name.
     pub no_prefix: bool,
+}
+
+impl Selection {
+    pub(crate) fn has(&self, server: &str) -> bool {
+        self.servers.as_ref().is_none_or(|servers| servers.iter().any(|name| name == server))
+    }
 }
 
 /// Why there is nothing to serve.
@@ -68,75 +82,97 @@ impl CatalogError {
     }
 }
 
-/// The tools that clients see.
-#[derive(Debug, Default)]
-pub struct Catalog {
-    /// In the order of servers and tools by name, which never depends on who asks.
-    tools: BTreeMap<String, Listed>,
+/// What the servers behind can do besides tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    pub(crate) prompts: bool,
+    pub(crate) resources: bool,
+    pub(crate) subscribe: bool,
+    pub(crate) completions: bool,
+    pub(crate) logging: bool,
 }
 
-/// One tool of the catalog.
-#[derive(Clone, Debug, Serialize)]
-pub struct Listed {
-    /// What clients call it.
-    pub name: String,
-    /// Where a call of it runs.
-    pub mode: ExecutionMode,
-    /// The tool as its image defines it.
-    #[serde(skip)]
-    pub tool: Tool<'static>,
+/// What clients see.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// In the order of their names, which never depends on who asks.
+    tools: BTreeMap<String, Listed>,
+    prompts: BTreeMap<String, Entry>,
+    /// In the order of servers by name, and of each server's own list.
+    resources: Vec<Entry>,
+    templates: Vec<Entry>,
+    /// Servers that have resources, whether they list any or not.
+    with_resources: Vec<String>,
+    pub(crate) features: Features,
+    pub(crate) instructions: Vec<(String, String)>,
+}
+
+/// What differs between two catalogs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    pub(crate) tools: bool,
+    pub(crate) prompts: bool,
+    pub(crate) resources: bool,
+}
+
+impl Difference {
+    pub(crate) fn any(self) -> bool {
+        self.tools || self.prompts || self.resources
+    }
 }
 
 impl Catalog {
-    /// Reads the tools of every image that the config makes some call use.
+    /// Reads the tools of every image that the config makes some call use, and what the
+    /// configured servers offered last.
     ///
     /// # Errors
     ///
-    /// [`CatalogError`] when an image can't be used, or what is selected is not there.
-    pub fn read(runtime: &Runtime, selection: &Selection) -> Result<Self, CatalogError> {
-        let config = runtime.config();
-        let mut found = Vec::new();
-        for name in config.images() {
-            let image = runtime.store().load(&name).map_err(|error| CatalogError::Image {
-                image: name.clone(),
-                hint: error.hint(),
-                source: Box::new(error),
-            })?;
-            found.extend(image.tools.iter().filter_map(|tool| {
-                let resolved = config.resolve(&tool.server, &tool.name);
-                (resolved.unikernel_image == name).then(|| (resolved.mode, tool.clone()))
-            }));
-        }
-        Self::of(found, selection)
-    }
-
-    fn of(
-        mut found: Vec<(ExecutionMode, Tool<'static>)>,
+    /// [`CatalogError`] when an image can't be used, or what is selected is not there. What a
+    /// server offers that has never been asked may be anything, so then no tool is unknown.
+    pub(crate) fn read(
+        runtime: &Runtime,
+        fleet: &Fleet,
         selection: &Selection,
     ) -> Result<Self, CatalogError> {
-        if let Some(servers) = &selection.servers {
-            let known: BTreeSet<String> = found.iter().map(|(_, t)| t.server.to_string()).collect();
-            if let Some(name) = servers.iter().find(|name| !known.contains(*name)).cloned() {
-                let nearest = nearest(&name, known.iter().map(String::as_str));
-                return Err(CatalogError::UnknownServer { name, nearest });
+        let mut found = match of_images(runtime, fleet) {
+            Ok(found) => found,
+            // Whoever has servers of their own need not have images.
+            Err(error) if !fleet.is_empty() => {
+                warn!("tools of images are left out: {error}");
+                Vec::new()
             }
-            found.retain(|(_, tool)| servers.iter().any(|server| *server == tool.server));
-        }
-        let mut tools = named(found, selection.no_prefix);
-        if let Some(wanted) = &selection.tools {
-            let is = |name: &str, listed: &Listed| {
-                let Tool { server, name: tool, .. } = &listed.tool;
-                let pair = name.split_once('/');
-                name == listed.name || pair == Some((server.as_ref(), tool.as_ref()))
-            };
-            let unknown = wanted.iter().find(|name| !tools.values().any(|tool| is(name, tool)));
-            if let Some(name) = unknown.cloned() {
-                let nearest = nearest(&name, tools.keys().map(String::as_str));
-                return Err(CatalogError::UnknownTool { name, nearest });
+            Err(error) => return Err(error),
+        };
+        let offers: Vec<_> = fleet
+            .members()
+            .filter(|member| selection.has(member.name()))
+            .map(|member| (member, member.offer()))
+            .collect();
+        for (member, offer) in &offers {
+            for raw in offer.iter().flat_map(|offer| &offer.tools) {
+                let place = |tool: &str| member.place(runtime.config(), tool);
+                found.extend(Found::of_server(member.name(), raw, place));
             }
-            tools.retain(|_, tool| wanted.iter().any(|name| is(name, tool)));
         }
-        Ok(Self { tools })
+        let mut known: BTreeSet<&str> = fleet.members().map(|member| member.name()).collect();
+        let built_in: BTreeSet<String> = found.iter().map(|tool| tool.server.clone()).collect();
+        known.extend(built_in.iter().map(String::as_str));
+        check_servers(&known, selection)?;
+        found.retain(|tool| selection.has(&tool.server));
+        let complete = offers.iter().all(|(_, offer)| offer.is_some());
+        let mut catalog = Self { tools: select(found, selection, complete)?, ..Self::default() };
+        for (member, offer) in &offers {
+            match offer {
+                Some(offer) => catalog.add_features(member.name(), offer),
+                None if member.may_be_asked() => catalog.expect_anything(),
+                None => {}
+            }
+        }
+        let offers =
+            offers.iter().filter_map(|(member, offer)| Some((member.name(), offer.as_deref()?)));
+        catalog.prompts = resources::prompts(offers.clone(), selection);
+        (catalog.resources, catalog.templates) = resources::resources(offers);
+        Ok(catalog)
     }
 
     /// The tools, in the order in which clients see them.
@@ -144,118 +180,117 @@ impl Catalog {
         self.tools.values()
     }
 
-    /// Whether clients see the same in both.
-    pub(crate) fn looks_like(&self, other: &Self) -> bool {
-        let seen = |catalog: &Self| {
-            let tools: Vec<_> =
-                catalog.tools().map(|tool| tool.definition(Era::Stateless)).collect();
-            serde_json::to_string(&tools).ok()
+    /// What clients see differently in `other`.
+    pub(crate) fn difference(&self, other: &Self) -> Difference {
+        fn shown<'a>(entries: impl Iterator<Item = &'a Shown>) -> Vec<&'a str> {
+            entries.map(|shown| shown.modern.get()).collect()
+        }
+        let tools = |c: &Self| {
+            c.tools.values().map(|tool| tool.shown.modern.get().to_owned()).collect::<Vec<_>>()
         };
-        seen(self) == seen(other)
-    }
-
-    /// The tool that clients call `name`.
-    pub(crate) fn get(&self, name: &str) -> Option<&Listed> {
-        self.tools.get(name)
-    }
-
-    /// The name most like `name`, for whom mistook it.
-    pub(crate) fn nearest(&self, name: &str) -> Option<String> {
-        nearest(name, self.tools.keys().map(String::as_str))
+        let prompts = |c: &Self| {
+            shown(c.prompts.values().map(|entry| &entry.shown))
+                == shown(other.prompts.values().map(|entry| &entry.shown))
+        };
+        let entries = |a: &[Entry], b: &[Entry]| {
+            shown(a.iter().map(|entry| &entry.shown)) == shown(b.iter().map(|entry| &entry.shown))
+        };
+        Difference {
+            tools: tools(self) != tools(other),
+            prompts: !prompts(self),
+            resources: !entries(&self.resources, &other.resources)
+                || !entries(&self.templates, &other.templates),
+        }
     }
 }
 
-fn named(found: Vec<(ExecutionMode, Tool<'static>)>, no_prefix: bool) -> BTreeMap<String, Listed> {
-    let plain = |tool: &Tool<'_>| name::plain(&tool.server, &tool.name);
-    let mut once = HashSet::new();
-    let mut twice = HashSet::new();
-    for (_, tool) in &found {
-        if !once.insert(plain(tool)) {
-            twice.insert(plain(tool));
-        }
+/// The tools in the images, but for those of servers that are hidden or configured otherwise.
+fn of_images(runtime: &Runtime, fleet: &Fleet) -> Result<Vec<Found>, CatalogError> {
+    let config = runtime.config();
+    let mut found = Vec::new();
+    for name in config.images() {
+        let image = runtime.store().load(&name).map_err(|error| CatalogError::Image {
+            image: name.clone(),
+            hint: error.hint(),
+            source: Box::new(error),
+        })?;
+        found.extend(image.tools.iter().filter(|tool| !fleet.replaces(&tool.server)).filter_map(
+            |tool: &Tool<'static>| {
+                let resolved = config.resolve(&tool.server, &tool.name);
+                (resolved.unikernel_image == name)
+                    .then(|| Found::of_image(tool, RunMode::from(resolved.mode)))
+            },
+        ));
     }
+    Ok(found)
+}
+
+fn check_servers(known: &BTreeSet<&str>, selection: &Selection) -> Result<(), CatalogError> {
+    let wanted = selection.servers.iter().flatten();
+    match wanted.into_iter().find(|name| !known.contains(name.as_str())).cloned() {
+        Some(name) => {
+            let nearest = find::nearest(&name, known.iter().copied());
+            Err(CatalogError::UnknownServer { name, nearest })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Names the tools and picks those that are wanted. With `complete`, one that is wanted and not
+/// there is an error.
+fn select(
+    found: Vec<Found>,
+    selection: &Selection,
+    complete: bool,
+) -> Result<BTreeMap<String, Listed>, CatalogError> {
+    let mut tools = named(found, selection.no_prefix);
+    let Some(wanted) = &selection.tools else { return Ok(tools) };
+    let is = |name: &str, listed: &Listed| {
+        let pair = name.split_once('/');
+        name == listed.name || pair == Some((&listed.server, &listed.tool))
+    };
+    let unknown = wanted.iter().find(|name| !tools.values().any(|tool| is(name, tool)));
+    if let Some(name) = unknown.filter(|_| complete).cloned() {
+        let nearest = find::nearest(&name, tools.keys().map(String::as_str));
+        return Err(CatalogError::UnknownTool { name, nearest });
+    }
+    tools.retain(|_, tool| wanted.iter().any(|name| is(name, tool)));
+    Ok(tools)
+}
+
+fn named(found: Vec<Found>, no_prefix: bool) -> BTreeMap<String, Listed> {
+    let pairs = || found.iter().map(|tool| (tool.server.as_str(), tool.tool.as_str()));
+    let twice = clashing(pairs());
     let mut tools = BTreeMap::new();
-    for (mode, tool) in found {
-        let short = Some(plain(&tool)).filter(|name| no_prefix && !twice.contains(name));
-        let name = short.unwrap_or_else(|| name::prefixed(&tool.server, &tool.name));
-        // Only a forged hash gets here: the first one keeps the name.
+    for tool in found {
+        let name = front_name(&tool.server, &tool.tool, no_prefix, &twice);
+        // A server that lists a tool twice gets here, and a forged hash: the first one stays.
         if tools.contains_key(&name) {
-            warn!(name, server = %tool.server, tool = %tool.name, "tool left out: its name is taken");
+            warn!(name, server = %tool.server, tool = %tool.tool, "tool left out: its name is taken");
             continue;
         }
-        tools.insert(name.clone(), Listed { name, mode, tool });
+        tools.insert(name.clone(), tool.listed(name));
     }
     tools
 }
 
-/// The known name most like `wanted`, if one is like it at all.
-fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    /// Similarity (Jaro-Winkler, 0 to 1) below which a name is no help.
-    const ALIKE: f64 = 0.75;
-    /// Comparing takes time in proportion to the length, and no name is longer.
-    const LONGEST: usize = 4 * name::MAX_NAME;
-    if wanted.len() > LONGEST {
-        return None;
-    }
-    let like = known.map(|name| (strsim::jaro_winkler(wanted, name), name));
-    let nearest = like.filter(|(alike, _)| *alike >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    nearest.map(|(_, name)| name.to_owned())
-}
-
-/// A tool as `tools/list` shows it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Definition<'a> {
-    name: &'a str,
-    description: &'a str,
-    input_schema: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_schema: Option<&'a RawValue>,
-    annotations: &'a Annotations,
-    #[serde(rename = "_meta")]
-    meta: DefinitionMeta<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct DefinitionMeta<'a> {
-    #[serde(rename = "osvm/tool")]
-    tool: Origin<'a>,
-}
-
-/// What the name was made of, and what can't be read from the rest.
-#[derive(Debug, Serialize)]
-struct Origin<'a> {
-    server: &'a str,
-    name: &'a str,
-    needs_network: bool,
-}
-
-impl Listed {
-    /// The tool as `tools/list` shows it.
-    pub(crate) fn definition(&self, era: Era) -> Definition<'_> {
-        let Tool { server, name, description, input_schema, output_schema, .. } = &self.tool;
-        let needs_network = self.tool.needs_network;
-        Definition {
-            name: &self.name,
-            description,
-            input_schema,
-            output_schema: Some(&**output_schema).filter(|schema| may_show(schema, era)),
-            annotations: &self.tool.annotations,
-            meta: DefinitionMeta { tool: Origin { server, name, needs_network } },
+/// The plain names that more than one of `pairs` would have.
+fn clashing<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HashSet<String> {
+    let (mut once, mut twice) = (HashSet::new(), HashSet::new());
+    let mut servers = HashSet::new();
+    for (server, name) in pairs {
+        let plain = name::plain(server, name);
+        // The same pair again is no clash, but a mistake of its server.
+        if servers.insert((server, name)) && !once.insert(plain.clone()) {
+            twice.insert(plain);
         }
     }
+    twice
 }
 
-/// Whether clients of `era` accept this schema of a result. They refuse the whole list otherwise.
-fn may_show(schema: &RawValue, era: Era) -> bool {
-    #[derive(Deserialize)]
-    struct Schema<'a> {
-        #[serde(borrow, default)]
-        r#type: Option<&'a RawValue>,
-    }
-    let Ok(schema) = serde_json::from_str::<Schema<'_>>(schema.get()) else { return false };
-    let of_objects = || schema.r#type.is_some_and(|name| name.get() == r#""object""#);
-    era == Era::Stateless || of_objects()
+fn front_name(server: &str, name: &str, no_prefix: bool, twice: &HashSet<String>) -> String {
+    let short = no_prefix.then(|| name::plain(server, name)).filter(|name| !twice.contains(name));
+    short.unwrap_or_else(|| name::prefixed(server, name))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! POST /mcp ──▶ guard (host, origin, token) ──▶ body ──▶ Session::hear ──▶ JSON, or events
+//! GET /mcp ──▶ events that belong to no request of a session
 //! GET /healthz ──▶ ok
 //! ```
 //!
@@ -15,31 +16,34 @@
 //! # Not here
 //!
 //! - TLS. Whoever serves to other machines puts a proxy in front.
-//! - A stream of its own for what osvm has to say (`GET`): it has nothing to say by itself, but
-//!   to those who ask with `subscriptions/listen`.
+//! - Resumption of a stream that broke: what was said on it is lost, and the answer with it.
 
 mod guard;
+mod headers;
 mod reply;
 mod sessions;
 mod token;
 
 pub use guard::Guard;
+pub(crate) use token::random_hex;
 pub use token::{Token, TokenError};
 
+use crate::client::Client;
+use crate::gateway::Gateway;
 use crate::lines::{Line, MAX_LINE};
 use crate::listen;
 use crate::message::{Common, Defect, Incoming, NoMessage, parse};
-use crate::session::{Gateway, Session};
+use crate::session::Session;
 use crate::stdio::Stop;
 use crate::words::Era;
 use guard::Refusal;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming as Body};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use reply::{Reply, Shape};
+use reply::{Owned, Reply, Shape};
 use sessions::Sessions;
 use std::convert::Infallible;
 use std::io;
@@ -157,21 +161,41 @@ impl Server {
         self.guard.check_token(request.headers())?;
         match *request.method() {
             Method::POST => self.post(request).await,
-            Method::DELETE => Ok(self.end_session(&request)),
+            Method::GET if session_id(request.headers()).is_some() => self.stream(&request),
+            Method::DELETE if session_id(request.headers()).is_some() => {
+                Ok(self.end_session(&request))
+            }
             _ => {
-                let refusal =
-                    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MCP is spoken by `POST`");
+                let message = "MCP is spoken by `POST`; `GET` and `DELETE` are for sessions";
+                let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message);
                 let mut response = refusal.response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, DELETE"));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
                 Ok(response)
             }
         }
     }
 
     fn end_session(&self, request: &Request<Body>) -> Response<Reply> {
-        let ended = session_id(request).is_some_and(|id| self.sessions.end(id));
+        let ended = session_id(request.headers()).is_some_and(|id| self.sessions.end(id));
         let status = if ended { StatusCode::OK } else { StatusCode::NOT_FOUND };
         reply::plain(status, "")
+    }
+
+    /// The stream of a session for what belongs to none of its requests.
+    fn stream(&self, request: &Request<Body>) -> Result<Response<Reply>, Refusal> {
+        if !accepts_events(request.headers()) {
+            let message = "a stream is `text/event-stream`, which `Accept` does not name";
+            return Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, message));
+        }
+        let session = session_id(request.headers()).and_then(|id| self.sessions.get(id));
+        let over = || Refusal::new(StatusCode::NOT_FOUND, "the session is over");
+        let session = session.ok_or_else(over)?;
+        let there_is = || Refusal::new(StatusCode::CONFLICT, "the session has a stream");
+        let stream = session.stream().ok_or_else(there_is)?;
+        let (pending, outlet) = reply::channel(Shape::Events);
+        let until = listen::start(&self.gateway, &session.client.listeners, &outlet);
+        let owned = Owned { client: None, _stream: Some(stream), _until: Some(until) };
+        Ok(pending.stream(reply::silence(), Some(owned)))
     }
 
     async fn post(&self, request: Request<Body>) -> Result<Response<Reply>, Refusal> {
@@ -183,7 +207,6 @@ impl Server {
             let message = "the body of a request is `application/json`";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let session = session_id(&request).map(str::to_owned);
         let (head, body) = request.into_parts();
         let too_slow = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
         let body = Limited::new(body, MAX_LINE).collect();
@@ -198,7 +221,7 @@ impl Server {
         let body = body.to_bytes();
         let plan = match parse(&body) {
             Err(NoMessage { id, defect }) => return Ok(reply::defect(id.as_ref(), defect)),
-            Ok(message) => match Plan::of(&message, &head.headers) {
+            Ok(message) => match self.plan(&message, &head.headers) {
                 Ok(plan) => plan,
                 Err(defect) => {
                     let id =
@@ -207,55 +230,82 @@ impl Server {
                 }
             },
         };
-        let session = match plan.era {
+        let (client, session) = match plan.era {
             _ if plan.initialize => {
                 let no_id =
                     || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no session to be had");
-                self.sessions.begin().ok_or_else(no_id)?
+                let session = self.sessions.begin(self.gateway.number()).ok_or_else(no_id)?;
+                (session.client, Some(session.id))
             }
-            Era::Stateless => sessions::Session {
-                flights: self.sessions.stateless(),
-                ..sessions::Session::default()
-            },
+            Era::Stateless => (self.sessions.stateless(self.gateway.number()), None),
             Era::Handshake => {
-                let Some(session) = session else {
+                let Some(session) = session_id(&head.headers) else {
                     let message = "the request names neither a session nor a protocol version";
                     return Ok(reply::defect(plan.id.as_ref(), Defect::params(message)));
                 };
                 // A client that hears this begins anew.
                 let unknown = || Refusal::new(StatusCode::NOT_FOUND, "the session is over");
-                self.sessions.get(&session).ok_or_else(unknown)?
+                (self.sessions.get(session).ok_or_else(unknown)?.client, None)
             }
         };
-        Ok(self.hear(body, &plan, session).await)
+        let mut response = self.hear(body, &plan, client).await;
+        if let Some(id) = session.and_then(|id| HeaderValue::from_str(&id).ok()) {
+            response.headers_mut().insert(SESSION, id);
+        }
+        Ok(response)
     }
 
-    async fn hear(&self, body: Bytes, plan: &Plan, session: sessions::Session) -> Response<Reply> {
-        let sessions::Session { id, flights, listeners } = session;
+    async fn hear(&self, body: Bytes, plan: &Plan, client: Arc<Client>) -> Response<Reply> {
         let (pending, outlet) = reply::channel(plan.shape);
-        let until = plan.listen.then(|| listen::start(&self.gateway, &listeners, &outlet));
-        // A stateless request has flights of its own, and they end with its connection.
-        let owned = (plan.era == Era::Stateless)
-            .then(|| reply::Owned { flights: flights.clone(), _until: until });
-        let mut session = Session::new(Arc::clone(&self.gateway), outlet, flights, listeners);
-        if plan.era == Era::Handshake {
-            session.skip_handshake();
-        }
+        let until = plan.listen.then(|| listen::start(&self.gateway, &client.listeners, &outlet));
+        // A stateless request ends with its connection.
+        let owned = (plan.era == Era::Stateless).then(|| Owned {
+            client: Some(Arc::clone(&client)),
+            _stream: None,
+            _until: until,
+        });
+        let session = Session::new(Arc::clone(&self.gateway), outlet, client);
         // What is written waits for the client, so it is written where waiting harms nobody.
         let heard = tokio::task::spawn_blocking(move || session.hear(Line::Whole(&body)));
         drop(heard);
-        let mut response = pending.begin(plan.era, owned).await;
-        if plan.initialize
-            && let Ok(id) = HeaderValue::from_str(&id)
-        {
-            response.headers_mut().insert(SESSION, id);
+        pending.begin(plan.era, owned).await
+    }
+
+    fn plan(&self, message: &Incoming<'_>, headers: &HeaderMap) -> Result<Plan, Defect> {
+        let (id, method, params) = match message {
+            Incoming::Request { id, method, params } => (Some(id.clone()), &**method, *params),
+            Incoming::Notification { method, params } => (None, &**method, *params),
+            Incoming::Answer { .. } => (None, "", None),
+        };
+        let common = Common::read(params)?;
+        // First of all: which version is meant has to be certain before it is judged.
+        if let Some(version) = common.version() {
+            let tool = headers::name_in(params).filter(|_| method == "tools/call");
+            let catalog = self.gateway.catalog();
+            let listed = tool.as_ref().and_then(|tool| catalog.get(tool));
+            let schema = listed.and_then(|listed| headers::schema_of(&listed.shown.modern));
+            headers::check(headers, &version, method, params, schema.as_deref())?;
         }
-        response
+        let era = common.era(true)?;
+        let initialize = era == Era::Handshake && method == "initialize";
+        let listen = era == Era::Stateless && method == "subscriptions/listen";
+        let shape = if accepts_events(headers) { Shape::Any } else { Shape::Json };
+        Ok(Plan { id, era, shape, initialize, listen })
     }
 }
 
-fn session_id(request: &Request<Body>) -> Option<&str> {
-    request.headers().get(SESSION)?.to_str().ok()
+/// Whether the client takes a stream of events. Who says nothing takes everything.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).into_iter().peekable();
+    accepted.peek().is_none()
+        || accepted.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')).any(|kind| {
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            ["text/event-stream", "text/*", "*/*"].iter().any(|k| kind.eq_ignore_ascii_case(k))
+        })
+}
+
+fn session_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(SESSION)?.to_str().ok()
 }
 
 /// How a message is dealt with.
@@ -266,25 +316,4 @@ struct Plan {
     shape: Shape,
     initialize: bool,
     listen: bool,
-}
-
-impl Plan {
-    fn of(message: &Incoming<'_>, headers: &hyper::HeaderMap) -> Result<Self, Defect> {
-        let (id, method, params) = match message {
-            Incoming::Request { id, method, params } => (Some(id.clone()), &**method, *params),
-            Incoming::Notification { method, params } => (None, &**method, *params),
-            Incoming::Answer => (None, "", None),
-        };
-        let common = Common::read(params)?;
-        // First of all: which version is meant has to be certain before it is judged.
-        if let Some(version) = common.version() {
-            guard::check_headers(headers, &version, method, params)?;
-        }
-        let era = common.era(true)?;
-        let initialize = era == Era::Handshake && method == "initialize";
-        let listen = era == Era::Stateless && method == "subscriptions/listen";
-        let told = common.progress_token().is_some() || listen;
-        let shape = if told { Shape::Events } else { Shape::Json };
-        Ok(Self { id, era, shape, initialize, listen })
-    }
 }

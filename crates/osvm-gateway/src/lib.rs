@@ -1,19 +1,23 @@
-//! An MCP server in front of every tool, each call in a virtual machine of its own.
+//! One MCP server in front of many: tools of unikernel images, and all configured servers.
 //!
 //! ```text
-//! client ── line ──▶ message ──▶ session ──┬─ server/discover, initialize, tools/list ─▶ words
-//!                                          └─ tools/call ─▶ call ─▶ Runtime ─▶ one guest
-//! client ◀── line ── outlet ◀──────────────────────────────────────────────┘
+//! client ── line ──▶ message ──▶ session ─┬─ discover, initialize, lists ─▶ words, catalog
+//!    ▲                                    ├─ tools/call ─▶ call ─▶ Runtime ─▶ guest, or server
+//!    │                                    └─ prompts, resources, … ─▶ pass ─▶ server
+//!    └──── line ── outlet ◀── voice ◀── progress, log, questions of servers ◀──┘
 //! ```
 //!
 //! # Invariants
 //!
-//! - Raw: arguments, schemas and results are passed on as the text they are. Only what osvm acts
-//!   on is parsed (`docs/decisions/0005-raw-json-in-the-gateway.md`).
-//! - Ready: what clients ask first is answered from the tool definitions in the images. No guest
-//!   is started before a tool is called. When the images change, clients are told.
+//! - Raw: arguments, definitions and results are passed on as the text they are. Only what osvm
+//!   acts on is parsed (`docs/decisions/0005-raw-json-in-the-gateway.md`).
+//! - Ready: what clients ask first is answered from the definitions in the images and from what
+//!   servers offered last time. Nothing is started for it. When something really changes, clients
+//!   are told.
 //! - Either era, decided for each request: a request that carries its protocol version is
-//!   stateless MCP (2026-07-28), any other one needs the `initialize` handshake of before.
+//!   stateless MCP (2026-07-28), any other one needs the `initialize` handshake of before. A
+//!   server may speak the other one.
+//! - Every call of a tool goes through the runtime, whoever has the tool.
 //! - Silent: after a cancellation nothing is sent for that request.
 //! - Bounded: lines, calls at once and the bytes that wait with them have limits, and a client
 //!   that goes over one gets an error while its other calls go on.
@@ -21,23 +25,38 @@
 //! # Not here
 //!
 //! - Whether and how a call is isolated: `osvm-runtime`.
-//! - Terminals, flags, exit codes: the binary.
+//! - How servers are spoken to, and when they are started again: `osvm-upstream`.
+//! - Which servers there are; terminals, flags, exit codes: the binary.
 
+mod asks;
 mod call;
 mod catalog;
+mod client;
+mod clock;
+mod converse;
+mod fleet;
 mod flight;
+mod gateway;
 mod http;
+mod hub;
 mod lines;
 mod listen;
 mod message;
 mod outlet;
+mod parking;
+mod pass;
+mod raw;
 mod session;
 mod stdio;
+mod subscribe;
+mod translate;
+mod voice;
 mod words;
 
 pub use catalog::{Catalog, CatalogError, Listed, Selection};
+pub use fleet::{Configured, MicroVms, Servers};
 pub use flight::MAX_CALLS;
+pub use gateway::Gateway;
 pub use http::{Guard, Token, TokenError, serve_http};
 pub use lines::MAX_LINE;
-pub use session::Gateway;
 pub use stdio::{End, ServeError, Stop, serve};

@@ -35,8 +35,13 @@ pub(crate) enum Incoming<'a> {
         /// The details.
         params: Option<&'a RawValue>,
     },
-    /// Answers a request of ours. osvm sends none, so it answers nothing.
-    Answer,
+    /// Answers a request of ours.
+    Answer {
+        /// Which one; `None` when the client could not read the id.
+        id: Option<Id<'static>>,
+        /// The result, or the error object.
+        outcome: Result<&'a RawValue, &'a RawValue>,
+    },
 }
 
 /// What is wrong with a request, as the client is told.
@@ -121,8 +126,10 @@ fn incoming<'a>(wire: &Wire<'a>, id: Option<Id<'static>>) -> Result<Incoming<'a>
         return Err(Defect::invalid("`jsonrpc` is not \"2.0\""));
     }
     let Some(method) = wire.method else {
-        if wire.result.is_some() != wire.error.is_some() {
-            return Ok(Incoming::Answer);
+        match (wire.result, wire.error) {
+            (Some(result), None) => return Ok(Incoming::Answer { id, outcome: Ok(result) }),
+            (None, Some(error)) => return Ok(Incoming::Answer { id, outcome: Err(error) }),
+            (Some(_), Some(_)) | (None, None) => {}
         }
         return Err(Defect::invalid("the message has no `method`, `result` or `error`"));
     };
@@ -162,6 +169,12 @@ pub(crate) fn owned(id: Id<'_>) -> Id<'static> {
 pub(crate) struct Common<'a> {
     #[serde(borrow, default, rename = "_meta")]
     meta: Option<Meta<'a>>,
+    /// What an answer that asked for input wants to have back.
+    #[serde(borrow, default, rename = "requestState")]
+    state: Option<&'a RawValue>,
+    /// The input it asked for.
+    #[serde(borrow, default, rename = "inputResponses")]
+    pub(crate) responses: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -172,6 +185,10 @@ struct Meta<'a> {
     version: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
     capabilities: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/clientInfo")]
+    info: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/logLevel")]
+    level: Option<&'a RawValue>,
 }
 
 impl<'a> Common<'a> {
@@ -210,6 +227,26 @@ impl<'a> Common<'a> {
             ));
         }
         Ok(Era::Stateless)
+    }
+
+    /// What the client says it can do, in a stateless request.
+    pub(crate) fn capabilities(&self) -> Option<&'a RawValue> {
+        self.meta.as_ref()?.capabilities
+    }
+
+    /// Who the client says it is, in a stateless request.
+    pub(crate) fn info(&self) -> Option<&'a RawValue> {
+        self.meta.as_ref()?.info.filter(|info| is_object(info))
+    }
+
+    /// From which level on the client wants log messages, in a stateless request.
+    pub(crate) fn level(&self) -> Option<Cow<'a, str>> {
+        crate::raw::text(self.meta.as_ref()?.level?)
+    }
+
+    /// What an answer wanted to have back.
+    pub(crate) fn state(&self) -> Option<Cow<'a, str>> {
+        crate::raw::text(self.state?)
     }
 
     /// The token under which the client wants to hear of progress: a string or a number.

@@ -9,18 +9,27 @@
 use rmcp::model::ErrorCode;
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 64 * 1024;
+
+/// What a response looks like from outside, which its first message decides.
+pub(crate) trait Head: Send + Sync {
+    /// The next message is the last one; an error with that code, if there is one.
+    fn last(&self, code: Option<ErrorCode>);
+
+    /// More messages follow the next one. `false` when the response has no room for several.
+    fn more(&self) -> bool;
+}
 
 /// Writes messages. Several threads may send at once.
 pub(crate) struct Outlet {
     to: Mutex<BufWriter<Box<dyn Write + Send>>>,
     broken: AtomicBool,
     on_break: Box<dyn Fn() + Send + Sync>,
-    refused: Option<Arc<AtomicI32>>,
+    head: Option<Arc<dyn Head>>,
 }
 
 impl std::fmt::Debug for Outlet {
@@ -40,27 +49,43 @@ impl Outlet {
             to: Mutex::new(BufWriter::with_capacity(BUFFER, to)),
             broken: AtomicBool::new(false),
             on_break: Box::new(on_break),
-            refused: None,
+            head: None,
         }
     }
 
-    /// Writes down in `refused` the code of an error before the error is sent.
-    pub(crate) fn noting(self, refused: Arc<AtomicI32>) -> Self {
-        Self { refused: Some(refused), ..self }
+    /// Tells `head` what is about to be sent.
+    pub(crate) fn with_head(self, head: Arc<dyn Head>) -> Self {
+        Self { head: Some(head), ..self }
     }
 
-    /// A request is about to be refused with `code`.
-    pub(crate) fn note_refused(&self, code: ErrorCode) {
-        if let Some(refused) = &self.refused {
-            refused.store(code.0, Ordering::SeqCst);
-        }
+    /// Sends the answer to a request, if `wanted` says so when it is its turn. `code` is that of
+    /// an error of the protocol.
+    pub(crate) fn answer(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        code: Option<ErrorCode>,
+        message: &impl Serialize,
+    ) {
+        let wanted = || {
+            let wanted = wanted();
+            if let Some(head) = self.head.as_ref().filter(|_| wanted) {
+                head.last(code);
+            }
+            wanted
+        };
+        self.write(wanted, message);
     }
 
-    /// Sends one message, if `wanted` says so when it is its turn.
-    pub(crate) fn send(&self, wanted: impl FnOnce() -> bool, message: &impl Serialize) {
+    /// Sends what is not the answer to a request, if `wanted` says so when it is its turn.
+    /// Whether it was sent.
+    pub(crate) fn send(&self, wanted: impl FnOnce() -> bool, message: &impl Serialize) -> bool {
+        self.write(|| wanted() && self.head.as_ref().is_none_or(|head| head.more()), message)
+    }
+
+    fn write(&self, wanted: impl FnOnce() -> bool, message: &impl Serialize) -> bool {
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         if self.broken.load(Ordering::SeqCst) || !wanted() {
-            return;
+            return false;
         }
         let written = serde_json::to_writer(OneLine(&mut *to), message).map_err(io::Error::from);
         // Half a message can't be taken back, so after a failure there is no next one.
@@ -68,7 +93,9 @@ impl Outlet {
             self.broken.store(true, Ordering::SeqCst);
             drop(to);
             (self.on_break)();
+            return false;
         }
+        true
     }
 }
 
@@ -139,7 +166,7 @@ mod tests {
         let breaks = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&breaks);
         let outlet = Outlet::new(Closed, move || _ = counter.fetch_add(1, Ordering::SeqCst));
-        outlet.send(|| true, &1);
+        assert!(!outlet.send(|| true, &1));
         outlet.send(|| panic!("nobody listens any more"), &2);
         assert_eq!(breaks.load(Ordering::SeqCst), 1);
     }

@@ -3,102 +3,37 @@
 //! # Invariants
 //!
 //! - Every request gets one answer, unless it is cancelled; notifications get none.
-//! - Only tool calls take time, and they have a thread each. All else is answered at once, in the
-//!   order in which it was asked.
+//! - What runs a tool or asks a server takes time, and has a thread for it. All else is answered
+//!   at once, in the order in which it was asked. Only right after the start of osvm a client
+//!   waits for servers that were never asked before.
 
 use crate::call;
-use crate::catalog::{Catalog, CatalogError, Definition, Selection};
-use crate::flight::{Flights, Refused};
+use crate::catalog::{List, Page};
+use crate::client::Client;
+use crate::flight::{Flight, Refused};
+use crate::gateway::Gateway;
 use crate::lines::{Line, MAX_LINE};
-use crate::listen::Listeners;
 use crate::message::{Common, Defect, Incoming, NoMessage, Text, owned, parse, read_params};
 use crate::outlet::Outlet;
+use crate::parking::{Of, Parking, Resumed};
+use crate::pass;
+use crate::voice::Speaking;
 use crate::words::{self, Era};
 use osvm_protocol::message::Id;
-use osvm_runtime::Runtime;
+use osvm_upstream::Era as UpstreamEra;
 use rmcp::model::{ErrorCode, ErrorData};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::sync::{Arc, PoisonError, RwLock};
-use tracing::{debug, info, warn};
+use std::sync::Arc;
+use tracing::{debug, warn};
 
-/// What all clients of one osvm share.
-#[derive(Debug)]
-pub struct Gateway {
-    pub(crate) runtime: Runtime,
-    selection: Selection,
-    current: RwLock<Current>,
-}
-
-/// The tools as they were read last.
-struct Current {
-    catalog: Arc<Catalog>,
-    /// Whether the images are still the ones that were read.
-    unchanged: Box<dyn Fn(&Runtime) -> bool + Send + Sync>,
-}
-
-impl std::fmt::Debug for Current {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Current").field("catalog", &self.catalog).finish_non_exhaustive()
-    }
-}
-
-impl Gateway {
-    /// Serves the tools that `selection` picks, running their calls with `runtime`.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError`] when an image can't be used, or what is selected is not there.
-    pub fn new(runtime: Runtime, selection: &Selection) -> Result<Self, CatalogError> {
-        let unchanged = watched(&runtime);
-        let catalog = Arc::new(Catalog::read(&runtime, selection)?);
-        let current = RwLock::new(Current { catalog, unchanged });
-        Ok(Self { runtime, selection: selection.clone(), current })
-    }
-
-    /// The tools that clients see.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).catalog)
-    }
-
-    /// Reads the tools anew if their images have changed. Tools that can't be read stay as they
-    /// were: a call says then what is wrong.
-    pub(crate) fn refresh(&self) {
-        if (self.current.read().unwrap_or_else(PoisonError::into_inner).unchanged)(&self.runtime) {
-            return;
-        }
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.unchanged = watched(&self.runtime);
-        match Catalog::read(&self.runtime, &self.selection) {
-            Ok(catalog) if catalog.looks_like(&current.catalog) => {}
-            Ok(catalog) => {
-                info!(tools = catalog.tools().len(), "the tools have changed");
-                current.catalog = Arc::new(catalog);
-            }
-            Err(error) => warn!("the tools have changed and can't be read: {error}"),
-        }
-    }
-}
-
-/// Remembers what the images look like now.
-fn watched(runtime: &Runtime) -> Box<dyn Fn(&Runtime) -> bool + Send + Sync> {
-    let images = runtime.config().images();
-    let look = move |runtime: &Runtime| -> Vec<_> {
-        images.iter().map(|name| runtime.store().stamp(name).ok()).collect()
-    };
-    let before = look(runtime);
-    Box::new(move |runtime| look(runtime) == before)
-}
-
-/// One client.
+/// One client, heard through one way in and told through one way out.
 #[derive(Debug)]
 pub(crate) struct Session {
     gateway: Arc<Gateway>,
     outlet: Arc<Outlet>,
-    flights: Flights,
-    listeners: Listeners,
-    handshake: bool,
+    client: Arc<Client>,
 }
 
 /// An answer.
@@ -117,47 +52,51 @@ impl<'a, R> Response<'a, R> {
 
 /// An answer that says what was wrong. Without an id when none could be read.
 #[derive(Debug, Serialize)]
-struct ErrorResponse<'a> {
-    jsonrpc: &'static str,
+pub(crate) struct ErrorResponse<'a, E> {
+    pub(crate) jsonrpc: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a Id<'a>>,
-    error: ErrorData,
+    pub(crate) id: Option<&'a Id<'a>>,
+    pub(crate) error: E,
 }
 
-/// `result` of `tools/list`. All tools are on the first page.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ToolList<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result_type: Option<&'static str>,
-    tools: Vec<Definition<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_ms: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache_scope: Option<&'static str>,
+/// `result` of a list.
+#[derive(Debug)]
+struct ListResult<'a> {
+    list: List,
+    page: Page<'a>,
+    stateless: bool,
 }
 
-/// `result` of `ping`.
+impl Serialize for ListResult<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let mut map = to.serialize_map(None)?;
+        if self.stateless {
+            map.serialize_entry("resultType", "complete")?;
+        }
+        map.serialize_entry(self.list.member(), &self.page.entries)?;
+        if let Some(next) = &self.page.next {
+            map.serialize_entry("nextCursor", next)?;
+        }
+        if self.stateless {
+            map.serialize_entry("ttlMs", &words::FRESH.as_millis())?;
+            map.serialize_entry("cacheScope", "private")?;
+        }
+        map.end()
+    }
+}
+
+/// `result` of requests that only want to be heard.
 #[derive(Debug, Serialize)]
 struct Nothing {}
 
 impl Session {
-    pub(crate) fn new(
-        gateway: Arc<Gateway>,
-        outlet: Arc<Outlet>,
-        flights: Flights,
-        listeners: Listeners,
-    ) -> Self {
-        Self { gateway, outlet, flights, listeners, handshake: false }
-    }
-
-    /// Takes requests as if `initialize` had come first: it did, in another session of its own.
-    pub(crate) fn skip_handshake(&mut self) {
-        self.handshake = true;
+    pub(crate) fn new(gateway: Arc<Gateway>, outlet: Arc<Outlet>, client: Arc<Client>) -> Self {
+        Self { gateway, outlet, client }
     }
 
     /// Takes one line of the client.
-    pub(crate) fn hear(&mut self, line: Line<'_>) {
+    pub(crate) fn hear(&self, line: Line<'_>) {
         let bytes = match line {
             Line::Whole(bytes) if bytes.trim_ascii().is_empty() => return,
             Line::Whole(bytes) => bytes,
@@ -174,79 +113,110 @@ impl Session {
                 }
             }
             Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
-            Ok(Incoming::Answer) => debug!("an answer that nobody asked for"),
+            Ok(Incoming::Answer { id, outcome }) => self.client.asks.answer(id.as_ref(), outcome),
             Err(NoMessage { id, defect }) => self.refuse(id.as_ref(), defect),
         }
     }
 
     fn request(
-        &mut self,
+        &self,
         id: &Id<'static>,
         method: &str,
         params: Option<&RawValue>,
     ) -> Result<(), Defect> {
         let common = Common::read(params)?;
-        let era = || common.era(self.handshake);
+        let era = || common.era(self.client.has_shaken_hands());
         match method {
             "initialize" if common.era(true)? == Era::Handshake => self.initialize(id, params),
             // Whether the other side lives may be asked before anything else.
-            "ping" if common.era(true)? == Era::Handshake => {
-                self.answer(id, Nothing {});
-                Ok(())
-            }
+            "ping" if common.era(true)? == Era::Handshake => self.answer(id, Nothing {}),
             "server/discover" if era()? == Era::Stateless => {
-                self.answer(id, words::discovered());
-                Ok(())
+                let catalog = self.gateway.catalog();
+                self.answer(id, words::discovered(&catalog, self.gateway.is_mixed()))
             }
             "subscriptions/listen" if era()? == Era::Stateless => {
-                self.listeners.listen(id, params, &self.outlet)
+                self.client.listeners.listen(&self.gateway, id, params, &self.outlet)
             }
-            "tools/list" => self.list_tools(id, params, era()?),
+            "logging/setLevel"
+                if era()? == Era::Handshake && self.gateway.catalog().features.logging =>
+            {
+                self.set_level(id, params)
+            }
+            "resources/unsubscribe"
+                if era()? == Era::Handshake && self.gateway.catalog().features.subscribe =>
+            {
+                self.client.listeners.unsubscribe(&pass::uri(params, method)?);
+                self.answer(id, Nothing {})
+            }
             "tools/call" => self.call_tool(id, params, era()?, &common),
-            _ => {
-                let message = format!("there is no method `{}` here", shown(method));
-                Err(Defect::new(ErrorCode::METHOD_NOT_FOUND, message))
-            }
+            _ => match self.list(method) {
+                Some(list) => self.show(id, list, params, era()?),
+                None => self.pass(id, method, params, era()?, &common),
+            },
         }
     }
 
-    fn initialize(&mut self, id: &Id<'_>, params: Option<&RawValue>) -> Result<(), Defect> {
+    fn initialize(&self, id: &Id<'_>, params: Option<&RawValue>) -> Result<(), Defect> {
         #[derive(Deserialize)]
         struct Params<'a> {
             #[serde(borrow, rename = "protocolVersion")]
             version: Text<'a>,
+            #[serde(borrow, default)]
+            capabilities: Option<&'a RawValue>,
+            #[serde(borrow, default, rename = "clientInfo")]
+            info: Option<&'a RawValue>,
         }
-        let Some(Params { version: Text(version) }) = read_params(params)? else {
+        let Some(Params { version: Text(version), capabilities, info }) = read_params(params)?
+        else {
             return Err(Defect::params("`initialize` needs `params` with `protocolVersion`"));
         };
-        self.handshake = true;
-        self.listeners.shake_hands();
-        self.answer(id, words::initialized(&version));
-        Ok(())
+        self.client.shake_hands(capabilities, info);
+        let catalog = self.gateway.catalog();
+        self.answer(id, words::initialized(&version, &catalog, self.gateway.is_mixed()))
     }
 
-    fn list_tools(&self, id: &Id<'_>, params: Option<&RawValue>, era: Era) -> Result<(), Defect> {
+    fn set_level(&self, id: &Id<'_>, params: Option<&RawValue>) -> Result<(), Defect> {
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow)]
+            level: Text<'a>,
+        }
+        match read_params(params)? {
+            Some(Params { level: Text(level) }) if self.client.set_level(&level) => {
+                self.answer(id, Nothing {})
+            }
+            _ => Err(Defect::params("`level` is none of the levels of RFC 5424")),
+        }
+    }
+
+    /// The list that a method asks for, where there can be entries in it.
+    fn list(&self, method: &str) -> Option<List> {
+        let features = self.gateway.catalog().features;
+        List::of(method).filter(|list| match list {
+            List::Tools => true,
+            List::Prompts => features.prompts,
+            List::Resources | List::Templates => features.resources,
+        })
+    }
+
+    fn show(
+        &self,
+        id: &Id<'_>,
+        list: List,
+        params: Option<&RawValue>,
+        era: Era,
+    ) -> Result<(), Defect> {
         #[derive(Default, Deserialize)]
         struct Params<'a> {
             #[serde(borrow, default)]
-            cursor: Option<&'a RawValue>,
+            cursor: Option<Text<'a>>,
         }
-        if read_params::<Params<'_>>(params)?.unwrap_or_default().cursor.is_some() {
-            return Err(Defect::params("`cursor` is none of ours: all tools are on one page"));
-        }
+        let cursor = read_params::<Params<'_>>(params)?.unwrap_or_default().cursor;
+        self.gateway.settle_first();
         self.gateway.refresh();
         let catalog = self.gateway.catalog();
-        let stateless = era == Era::Stateless;
-        self.answer(
-            id,
-            ToolList {
-                result_type: stateless.then_some("complete"),
-                tools: catalog.tools().map(|tool| tool.definition(era)).collect(),
-                ttl_ms: stateless.then_some(words::FRESH.as_millis()),
-                cache_scope: stateless.then_some("private"),
-            },
-        );
-        Ok(())
+        let page = catalog.page(list, era, cursor.as_ref().map(|Text(cursor)| &**cursor))?;
+        self.answer(id, ListResult { list, page, stateless: era == Era::Stateless })
     }
 
     fn call_tool(
@@ -256,30 +226,105 @@ impl Session {
         era: Era,
         common: &Common<'_>,
     ) -> Result<(), Defect> {
-        let planned = call::plan(&self.gateway.catalog(), params)?;
-        let bytes = params.map_or(0, |params| params.get().len());
-        match self.flights.take_off(id.clone(), bytes) {
-            Ok(flight) => {
-                let call = call::Call {
-                    flight,
-                    planned,
-                    era,
-                    progress: common.progress_token().map(ToOwned::to_owned),
-                };
-                call.start(&self.gateway, &self.outlet);
-                Ok(())
+        let planned = match call::plan(&self.gateway.catalog(), params) {
+            Err(_) => {
+                // It may be of a server that has not told yet.
+                self.gateway.settle_first();
+                call::plan(&self.gateway.catalog(), params)?
             }
+            Ok(planned) => planned,
+        };
+        let Some(flight) = self.take_off(id, params, |id| {
+            self.outlet.answer(|| true, None, &Response::new(id, call::busy(era)));
+        }) else {
+            return Ok(());
+        };
+        let speaking = self.speaking(flight, common);
+        let parked = planned.may_be_parked().then(|| (planned.of(), planned.server()));
+        let Some(speaking) = self.resume(parked, era, common, speaking)? else { return Ok(()) };
+        let (client, facts) = (Arc::clone(&self.client), self.client.facts(era, common));
+        call::Call { speaking, planned, client, facts }.start(&self.gateway);
+        Ok(())
+    }
+
+    fn pass(
+        &self,
+        id: &Id<'static>,
+        method: &str,
+        params: Option<&RawValue>,
+        era: Era,
+        common: &Common<'_>,
+    ) -> Result<(), Defect> {
+        let plan = || pass::plan(&self.gateway.catalog(), method, params, era);
+        let planned = plan().or_else(|_| {
+            self.gateway.settle_first();
+            plan()
+        })?;
+        let Some(planned) = planned else {
+            let message = format!("there is no method `{}` here", shown(method));
+            return Err(Defect::new(ErrorCode::METHOD_NOT_FOUND, message));
+        };
+        let Some(flight) = self.take_off(id, params, |id| pass::busy(&self.outlet, id)) else {
+            return Ok(());
+        };
+        let speaking = self.speaking(flight, common);
+        let of = Some((planned.of.clone(), planned.server()));
+        let Some(speaking) = self.resume(of, era, common, speaking)? else { return Ok(()) };
+        let (client, facts) = (Arc::clone(&self.client), self.client.facts(era, common));
+        pass::Pass { speaking, planned, client, facts }.start(&self.gateway);
+        Ok(())
+    }
+
+    fn speaking(&self, flight: Flight, common: &Common<'_>) -> Speaking {
+        let token = common.progress_token().map(ToOwned::to_owned);
+        Speaking { outlet: Arc::clone(&self.outlet), flight, token }
+    }
+
+    /// Goes on with a call that waits for this request, if there is one. Gives back the request
+    /// where it is one of its own.
+    fn resume(
+        &self,
+        of: Option<(Of, &str)>,
+        era: Era,
+        common: &Common<'_>,
+        speaking: Speaking,
+    ) -> Result<Option<Speaking>, Defect> {
+        let state = common.state().filter(|state| Parking::is_token(state));
+        let (Era::Stateless, Some((of, server)), Some(state)) = (era, of, state) else {
+            return Ok(Some(speaking));
+        };
+        let responses = common.responses.map(ToOwned::to_owned);
+        let resumed = Box::new(Resumed { speaking, responses });
+        let Err(back) = self.client.parking.resume(&state, &of, resumed) else { return Ok(None) };
+        let offer = self.gateway.member(server).and_then(|member| member.offer());
+        // The server may be an osvm too, and the state its own.
+        if offer.is_some_and(|offer| offer.era == UpstreamEra::Modern) {
+            return Ok(Some(back.speaking));
+        }
+        Err(Defect::params("`requestState` belongs to no call that waits: it was used, or is over"))
+    }
+
+    /// A place among the requests of this client. Without one, the client has been told.
+    fn take_off(
+        &self,
+        id: &Id<'static>,
+        params: Option<&RawValue>,
+        busy: impl FnOnce(&Id<'static>),
+    ) -> Option<Flight> {
+        let bytes = params.map_or(0, |params| params.get().len());
+        match self.client.flights.take_off(id.clone(), bytes) {
+            Ok(flight) => Some(flight),
             Err(Refused::SameId) => {
-                // With its id, this would be taken for the answer of the call that has it.
+                // With its id, this would be taken for the answer of the request that has it.
                 warn!(%id, "a request whose id is in use");
                 let message =
                     format!("a request with id {} is not answered yet", shown(&id.to_string()));
                 self.refuse(None, Defect::new(ErrorCode::INVALID_REQUEST, message));
-                Ok(())
+                None
             }
             Err(Refused::Busy) => {
-                self.answer(id, call::busy(era));
-                Ok(())
+                busy(id);
+                None
             }
         }
     }
@@ -290,39 +335,53 @@ impl Session {
             #[serde(borrow, rename = "requestId")]
             id: Id<'a>,
         }
-        if method != "notifications/cancelled" {
-            debug!(method, "notification");
-            return;
-        }
-        match read_params::<Cancelled<'_>>(params) {
-            Ok(Some(Cancelled { id })) => {
-                debug!(%id, "cancelled by the client");
-                let id = owned(id);
-                self.flights.cancel(&id);
-                self.listeners.cancel(&id);
+        match method {
+            "notifications/cancelled" => match read_params::<Cancelled<'_>>(params) {
+                Ok(Some(Cancelled { id })) => {
+                    debug!(%id, "cancelled by the client");
+                    let id = owned(id);
+                    self.client.flights.cancel(&id);
+                    self.client.listeners.cancel(&id);
+                }
+                // Nobody can be told: notifications have no answer.
+                _ => warn!("a cancellation without a request id"),
+            },
+            "notifications/roots/list_changed" if self.client.has_shaken_hands() => {
+                let facts = self.client.facts(Era::Handshake, &Common::default());
+                let client = facts.for_servers(self.client.number, false);
+                for server in self.gateway.fleet.members().flat_map(|member| member.servers()) {
+                    server.notify(&client, method, params);
+                }
             }
-            // Nobody can be told: notifications have no answer.
-            _ => warn!("a cancellation without a request id"),
+            _ => debug!(method, "notification"),
         }
     }
 
-    fn answer(&self, id: &Id<'_>, result: impl Serialize) {
-        self.outlet.send(|| true, &Response::new(id, result));
+    fn answer(&self, id: &Id<'_>, result: impl Serialize) -> Result<(), Defect> {
+        self.outlet.answer(|| true, None, &Response::new(id, result));
+        Ok(())
     }
 
     fn refuse(&self, id: Option<&Id<'_>>, defect: Defect) {
-        let Defect { code, message, data } = defect;
-        debug!(code = code.0, %message, "refused");
-        self.outlet.note_refused(code);
-        let error = ErrorData { code, message, data };
-        self.outlet.send(|| true, &ErrorResponse { jsonrpc: "2.0", id, error });
+        let code = defect.code;
+        debug!(code = code.0, message = %defect.message, "refused");
+        let error = defect.object();
+        let response = ErrorResponse { jsonrpc: "2.0", id, error };
+        self.outlet.answer(|| true, Some(code), &response);
+    }
+}
+
+impl Defect {
+    /// The error object.
+    pub(crate) fn object(self) -> ErrorData {
+        let Self { code, message, data } = self;
+        ErrorData { code, message, data }
     }
 }
 
 /// The message that says what is wrong with another one.
 pub(crate) fn error_response(id: Option<&Id<'_>>, defect: Defect) -> String {
-    let Defect { code, message, data } = defect;
-    let error = ErrorData { code, message, data };
+    let error = defect.object();
     // Text and numbers can't fail to be written.
     serde_json::to_string(&ErrorResponse { jsonrpc: "2.0", id, error }).unwrap_or_default()
 }

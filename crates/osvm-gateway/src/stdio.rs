@@ -5,11 +5,12 @@
 //! output gone, Stop::stop ──▶ the calls on their way are cancelled ──▶ end
 //! ```
 
-use crate::flight::Flights;
+use crate::client::Client;
+use crate::gateway::Gateway;
 use crate::lines;
-use crate::listen::{self, Listeners};
+use crate::listen;
 use crate::outlet::Outlet;
-use crate::session::{Gateway, Session};
+use crate::session::Session;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use std::io::{self, BufReader, Read, Write};
@@ -91,18 +92,16 @@ pub fn serve(
     output: OwnedFd,
     stop: &Stop,
 ) -> Result<End, ServeError> {
-    let flights = Flights::default();
+    let client = Arc::new(Client::new(gateway.number(), Arc::default()));
     let output = Arc::new(output);
     let outlet = {
         let stop = stop.clone();
         let to = Output { to: Arc::clone(&output), stop: stop.clone() };
         Arc::new(Outlet::new(to, move || stop.stop()))
     };
-    let listeners = Listeners::default();
-    let mut session =
-        Session::new(Arc::clone(gateway), Arc::clone(&outlet), flights.clone(), listeners.clone());
+    let session = Session::new(Arc::clone(gateway), Arc::clone(&outlet), Arc::clone(&client));
     // Dropped at the end, which ends the watching.
-    let _watched = listen::start(gateway, &listeners, &outlet);
+    let _watched = listen::start(gateway, &client.listeners, &outlet);
     let input = Input { from: input, output: Arc::clone(&output), stop: stop.clone(), end: None };
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut buffer = Vec::new();
@@ -115,22 +114,24 @@ pub fn serve(
     };
     let end = match heard {
         Ok(End::InputEnded) => {
-            listeners.close(&outlet);
-            Ok(finish(&flights, &output, stop))
+            client.listeners.close(&outlet);
+            // Whoever has said all can't answer, and does not come back.
+            client.hang_up();
+            Ok(finish(&client, &output, stop))
         }
         end => end,
     };
     if !matches!(end, Ok(End::InputEnded)) {
-        flights.cancel_all();
+        client.end();
     }
     // A killed guest is gone within milliseconds.
-    while !flights.wait(LOOK) {}
+    while !client.wait(LOOK) {}
     end
 }
 
 /// Waits for the last answers, as long as somebody can hear them.
-fn finish(flights: &Flights, output: &OwnedFd, stop: &Stop) -> End {
-    while !flights.wait(LOOK) {
+fn finish(client: &Client, output: &OwnedFd, stop: &Stop) -> End {
+    while !client.wait(LOOK) {
         if let Some(end) = ended(output, stop) {
             return end;
         }

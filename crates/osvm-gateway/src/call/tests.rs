@@ -1,6 +1,8 @@
 //! What the model is told about a call, and which requests are none.
 
+use super::outcome::structured;
 use super::*;
+use crate::words::Era;
 
 #[test]
 fn a_result_that_is_no_object_is_structured_content_only_where_that_is_allowed() {

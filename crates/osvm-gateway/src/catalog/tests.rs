@@ -1,6 +1,10 @@
 //! Names, selections, and definitions that stay what they are.
 
+use super::entry::may_show;
 use super::*;
+use crate::words::Era;
+use osvm_upstream::Offer;
+use serde_json::value::RawValue;
 
 /// The catalog of these tools, each given as `SERVER/TOOL`.
 fn catalog(tools: &[&str], selection: &Selection) -> Result<Catalog, CatalogError> {
@@ -11,9 +15,13 @@ fn catalog(tools: &[&str], selection: &Selection) -> Result<Catalog, CatalogErro
             "outputSchema": {"type": "object"}, "annotations": {},
         });
         let definition = definition.to_string().leak();
-        (ExecutionMode::Unikernel, serde_json::from_str(definition).unwrap())
+        Found::of_image(&serde_json::from_str(definition).unwrap(), RunMode::Unikernel)
     };
-    Catalog::of(tools.iter().map(tool).collect(), selection)
+    let mut found: Vec<Found> = tools.iter().map(tool).collect();
+    let known: BTreeSet<String> = found.iter().map(|tool| tool.server.clone()).collect();
+    check_servers(&known.iter().map(String::as_str).collect(), selection)?;
+    found.retain(|tool| selection.has(&tool.server));
+    Ok(Catalog { tools: select(found, selection, true)?, ..Catalog::default() })
 }
 
 #[track_caller]
@@ -73,12 +81,107 @@ fn a_tool_keeps_its_schemas_to_the_letter() {
     let text = r#"{"server":"s","name":"t","description":"d","inputSchema":{"maximum": 1.0e2},
         "outputSchema":{"x": 12345678901234567890123},"annotations":{}}"#;
     let tool: Tool<'static> = serde_json::from_str(text).unwrap();
-    let catalog =
-        Catalog::of(vec![(ExecutionMode::Unikernel, tool)], &Selection::default()).unwrap();
-    let shown =
-        serde_json::to_string(&catalog.get("s__t").unwrap().definition(Era::Stateless)).unwrap();
+    let listed = Found::of_image(&tool, RunMode::Unikernel).listed("s__t".into());
+    let shown = listed.shown.to(Era::Stateless).get();
     assert!(shown.contains(r#""inputSchema":{"maximum": 1.0e2}"#), "{shown}");
     assert!(shown.contains(r#""outputSchema":{"x": 12345678901234567890123}"#), "{shown}");
+    assert!(!listed.shown.to(Era::Handshake).get().contains("outputSchema"));
+}
+
+/// What a server offers, each list as JSON.
+fn offer(tools: &str, prompts: &str, resources: &str, templates: &str) -> Offer {
+    serde_json::from_value(serde_json::json!({
+        "era": "legacy", "version": "2025-11-25", "dual": false,
+        "capabilities": {"tools": {}, "prompts": {}, "resources": {"subscribe": true}},
+        "server_info": null, "instructions": " Be kind. ",
+        "tools": serde_json::from_str::<serde_json::Value>(tools).unwrap(),
+        "prompts": serde_json::from_str::<serde_json::Value>(prompts).unwrap(),
+        "resources": serde_json::from_str::<serde_json::Value>(resources).unwrap(),
+        "resource_templates": serde_json::from_str::<serde_json::Value>(templates).unwrap(),
+        "left_out": [],
+    }))
+    .unwrap()
+}
+
+/// The catalog of these servers.
+fn of_servers(servers: &[(&str, Offer)], selection: &Selection) -> Catalog {
+    let mut catalog = Catalog::default();
+    for (name, offer) in servers {
+        catalog.add_features(name, offer);
+    }
+    let offers = servers.iter().map(|(name, offer)| (*name, offer));
+    catalog.prompts = resources::prompts(offers.clone(), selection);
+    (catalog.resources, catalog.templates) = resources::resources(offers);
+    catalog
+}
+
+#[test]
+fn a_definition_of_a_server_keeps_all_but_its_name() {
+    let raw =
+        r#"{"title":"T","name":"t.x","x":1.0,"_meta":{"k":[1e2]},"outputSchema":{"type":"array"}}"#;
+    let raw = RawValue::from_string(raw.into()).unwrap();
+    let listed = Found::of_server("s", &raw, |_| RunMode::Direct).unwrap().listed("n".into());
+    let meta = r#""_meta":{"k":[1e2],"osvm/tool":{"server":"s","name":"t.x"}}"#;
+    let modern =
+        format!(r#"{{"title":"T","name":"n","x":1.0,{meta},"outputSchema":{{"type":"array"}}}}"#);
+    assert_eq!(listed.shown.to(Era::Stateless).get(), modern);
+    let legacy = format!(r#"{{"title":"T","name":"n","x":1.0,{meta}}}"#);
+    assert_eq!(listed.shown.to(Era::Handshake).get(), legacy);
+    assert_eq!((listed.tool.as_str(), listed.mode()), ("t.x", "direct"));
+    let nameless = RawValue::from_string("{}".into()).unwrap();
+    assert!(Found::of_server("s", &nameless, |_| RunMode::Direct).is_none());
+}
+
+#[test]
+fn a_uri_that_two_servers_have_is_shown_with_their_names() {
+    let lists = r#"[{"uri":"x://1","name":"n"}]"#;
+    let a = offer("[]", "[]", lists, r#"[{"uriTemplate":"t://{id}"}]"#);
+    let b = offer(
+        "[]",
+        "[]",
+        r#"[{"uri":"x://1"},{"uri":"x://2"}]"#,
+        r#"[{"uriTemplate":"t://b/{id}"}]"#,
+    );
+    let catalog = of_servers(&[("a", a), ("b", b)], &Selection::default());
+    let uris: Vec<&str> = catalog.resources.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(uris, ["osvm://a/x://1", "osvm://b/x://1", "x://2"]);
+    for (uri, server, own) in [
+        ("osvm://b/x://1", "b", "x://1"),
+        ("osvm://a/unlisted", "a", "unlisted"),
+        ("x://2", "b", "x://2"),
+        ("t://7", "a", "t://7"),
+        ("t://b/7", "b", "t://b/7"),
+        ("t://{id}", "a", "t://{id}"),
+    ] {
+        let found = catalog.resource(uri).unwrap();
+        assert_eq!((found.server, found.own.as_str()), (server, own), "{uri}");
+    }
+    assert_eq!(catalog.resource("x://1"), None);
+    assert_eq!(catalog.resource("osvm://c/x"), None);
+}
+
+#[test]
+fn where_one_server_alone_has_resources_all_are_its() {
+    let catalog = of_servers(&[("a", offer("[]", "[]", "[]", "[]"))], &Selection::default());
+    assert_eq!(catalog.resource("what:ever").unwrap().server, "a");
+}
+
+#[test]
+fn prompts_are_named_like_tools() {
+    let prompts = r#"[{"name":"p","x":1.0}]"#;
+    let offers =
+        || [("a", offer("[]", prompts, "[]", "[]")), ("b", offer("[]", prompts, "[]", "[]"))];
+    let catalog = of_servers(&offers(), &Selection::default());
+    assert_eq!(catalog.prompt("a__p").unwrap().own, "p");
+    let short = Selection { no_prefix: true, ..Selection::default() };
+    assert!(of_servers(&offers(), &short).prompt("p").is_none(), "the name clashes");
+    let catalog = of_servers(&offers()[..1], &short);
+    assert_eq!(
+        catalog.prompt("p").unwrap().shown.to(Era::Stateless).get(),
+        r#"{"name":"p","x":1.0}"#
+    );
+    assert_eq!(catalog.instructions, [("a".to_owned(), "Be kind.".to_owned())]);
+    assert!(catalog.features.subscribe && !catalog.features.logging);
 }
 
 #[test]

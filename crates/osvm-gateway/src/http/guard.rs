@@ -5,12 +5,8 @@
 
 use super::reply::{self, Reply};
 use super::token::Token;
-use crate::message::{Defect, Text, read_params};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Response, StatusCode};
-use rmcp::model::ErrorCode;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::net::{IpAddr, SocketAddr};
 
 /// Checks requests before anything else of them is looked at.
@@ -74,40 +70,6 @@ fn name(host: &str) -> &str {
 fn is_local(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
-/// Whether the headers of a stateless request say what its body says.
-pub(super) fn check_headers(
-    headers: &HeaderMap,
-    version: &str,
-    method: &str,
-    params: Option<&RawValue>,
-) -> Result<(), Defect> {
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        #[serde(borrow, default)]
-        name: Option<Text<'a>>,
-    }
-    let same = |header: &str, expected: &str| {
-        let found = headers.get(header).and_then(|value| value.to_str().ok());
-        if found == Some(expected) {
-            return Ok(());
-        }
-        let message = format!("header `{header}` does not say what the body says");
-        Err(Defect::new(ErrorCode::HEADER_MISMATCH, message))
-    };
-    same("mcp-protocol-version", version)?;
-    same("mcp-method", method)?;
-    if method == "tools/call" {
-        let named = read_params::<Named<'_>>(params)?.and_then(|named| named.name);
-        // What a header can't carry is encoded, and is no name of a tool here.
-        if let Some(Text(name)) =
-            named.filter(|Text(name)| name.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            same("mcp-name", &name)?;
-        }
-    }
-    Ok(())
 }
 
 /// A request that is not let through.
@@ -201,26 +163,5 @@ mod tests {
             assert_eq!(guard.check_token(&shown).is_ok(), opens, "{shown:?}");
         }
         assert!(guard.check_token(&HeaderMap::new()).is_err());
-    }
-
-    #[test]
-    fn headers_have_to_say_what_the_body_says() {
-        let good = [
-            ("mcp-protocol-version", "2026-07-28"),
-            ("mcp-method", "tools/call"),
-            ("mcp-name", "a__b"),
-        ];
-        let params = RawValue::from_string(r#"{"name":"a__b"}"#.into()).unwrap();
-        let check = |pairs: &[(&'static str, &str)]| {
-            check_headers(&headers(pairs), "2026-07-28", "tools/call", Some(&params))
-        };
-        check(&good).unwrap();
-        for left_out in 0..good.len() {
-            let mut pairs = good.to_vec();
-            pairs.remove(left_out);
-            assert_eq!(check(&pairs).unwrap_err().code, ErrorCode::HEADER_MISMATCH);
-            pairs.push((good[left_out].0, "other"));
-            assert_eq!(check(&pairs).unwrap_err().code, ErrorCode::HEADER_MISMATCH);
-        }
     }
 }

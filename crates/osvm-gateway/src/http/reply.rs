@@ -6,9 +6,9 @@
 //!
 //! The body ends when nobody has the outlet any more: when the call is over.
 
-use crate::flight::Flights;
+use crate::client::Client;
 use crate::message::Defect;
-use crate::outlet::Outlet;
+use crate::outlet::{Head, Outlet};
 use crate::session::error_response;
 use crate::words::Era;
 use hyper::body::{Body, Bytes, Frame};
@@ -20,7 +20,7 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,13 +39,57 @@ const COMMENT: &[u8] = b":\n\n";
 /// How often it is said.
 const ALIVE: Duration = Duration::from_secs(15);
 
+/// For how long a response may have said nothing before it becomes a stream of events, which shows
+/// that it is alive.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Bytes of a piece of a response.
+const PIECE: usize = 64 * 1024;
+
 /// The form of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
+    /// What the first message makes of it: the answer alone is JSON, more are events.
+    Any = 0,
     /// One message.
-    Json,
+    Json = 1,
     /// Any number of messages.
-    Events,
+    Events = 2,
+}
+
+/// The form as it has been decided so far, and the code of the error that is the answer.
+#[derive(Debug)]
+struct Decision {
+    shape: AtomicU8,
+    refused: AtomicI32,
+}
+
+impl Decision {
+    /// Decides, if nobody has.
+    fn decide(&self, shape: Shape) -> bool {
+        let (any, shape) = (Shape::Any as u8, shape as u8);
+        match self.shape.compare_exchange(any, shape, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => true,
+            Err(decided) => decided == shape,
+        }
+    }
+
+    fn is_events(&self) -> bool {
+        self.shape.load(Ordering::SeqCst) == Shape::Events as u8
+    }
+}
+
+impl Head for Decision {
+    fn last(&self, code: Option<ErrorCode>) {
+        if let Some(code) = code {
+            self.refused.store(code.0, Ordering::SeqCst);
+        }
+        self.decide(Shape::Json);
+    }
+
+    fn more(&self) -> bool {
+        self.decide(Shape::Events)
+    }
 }
 
 /// The body of a response.
@@ -61,16 +105,22 @@ pub(crate) struct Reply {
 }
 
 /// What ends when the client goes away, or has all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Owned {
-    pub(super) flights: Flights,
+    /// The client of a stateless request.
+    pub(super) client: Option<Arc<Client>>,
+    /// The stream of a session.
+    pub(super) _stream: Option<super::sessions::Stream>,
     /// Ends the watching of a subscription when it is dropped.
     pub(super) _until: Option<std_mpsc::Sender<()>>,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.flights.cancel_all();
+        if let Some(client) = &self.client {
+            client.flights.cancel_all();
+            client.listeners.end();
+        }
     }
 }
 
@@ -107,54 +157,78 @@ impl Body for Reply {
 /// A response that has not begun.
 #[derive(Debug)]
 pub(super) struct Pending {
-    shape: Shape,
     pieces: mpsc::Receiver<Bytes>,
-    refused: Arc<AtomicI32>,
+    decision: Arc<Decision>,
 }
 
 /// A response, and the way to write it.
 pub(super) fn channel(shape: Shape) -> (Pending, Arc<Outlet>) {
     let (to, pieces) = mpsc::channel(WAITING);
-    let refused = Arc::new(AtomicI32::new(0));
-    let sink = Sink { to, shape, refused: Arc::clone(&refused), inside: false };
-    let outlet = Outlet::new(sink, || ()).noting(Arc::clone(&refused));
-    (Pending { shape, pieces, refused }, Arc::new(outlet))
+    let shape = AtomicU8::new(shape as u8);
+    let decision = Arc::new(Decision { shape, refused: AtomicI32::new(0) });
+    let sink = Sink { to, decision: Arc::clone(&decision), inside: false };
+    let outlet = Outlet::new(sink, || ()).with_head(Arc::clone(&decision) as Arc<dyn Head>);
+    (Pending { pieces, decision }, Arc::new(outlet))
 }
 
 impl Pending {
     /// Waits for the first words, which decide about the status.
     pub(super) async fn begin(mut self, era: Era, owned: Option<Owned>) -> Response<Reply> {
-        let Some(first) = self.pieces.recv().await else {
+        let first = match tokio::time::timeout(SILENT, self.pieces.recv()).await {
+            Err(_) if self.decision.decide(Shape::Events) => {
+                return self.stream(Bytes::from_static(COMMENT), owned);
+            }
+            // The words are on their way, or can only be the answer.
+            Err(_) => self.pieces.recv().await,
+            Ok(first) => first,
+        };
+        let Some(first) = first else {
             // Notifications have no answer, and neither has a call that was cancelled.
             return plain(StatusCode::ACCEPTED, "");
         };
-        let code = self.refused.load(Ordering::SeqCst);
-        let status = match era {
-            _ if code == 0 => StatusCode::OK,
-            Era::Stateless => status(ErrorCode(code)),
-            Era::Handshake => StatusCode::OK,
-        };
-        let events = self.shape == Shape::Events && code == 0;
+        if self.decision.is_events() {
+            return self.stream(first, owned);
+        }
+        let code = self.decision.refused.load(Ordering::SeqCst);
         let reply = Reply {
             first: Some(first),
             rest: Some(self.pieces),
-            alive: events.then(|| interval_at(Instant::now() + ALIVE, ALIVE)),
-            between: false,
+            _owned: owned,
+            ..Reply::default()
+        };
+        let mut response = Response::new(reply);
+        if code != 0 && era == Era::Stateless {
+            *response.status_mut() = status(ErrorCode(code));
+        }
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    /// A stream of events that begins at once.
+    pub(super) fn stream(self, first: Bytes, owned: Option<Owned>) -> Response<Reply> {
+        let reply = Reply {
+            between: first.ends_with(b"\n"),
+            first: Some(first),
+            rest: Some(self.pieces),
+            alive: Some(interval_at(Instant::now() + ALIVE, ALIVE)),
             _owned: owned,
         };
         let mut response = Response::new(reply);
-        *response.status_mut() = status;
-        let kind = if events { "text/event-stream" } else { "application/json" };
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if events {
-            // A proxy must not collect events.
-            let buffering = HeaderName::from_static("x-accel-buffering");
-            headers.insert(buffering, HeaderValue::from_static("no"));
-        }
+        // A proxy must not collect events.
+        let buffering = HeaderName::from_static("x-accel-buffering");
+        headers.insert(buffering, HeaderValue::from_static("no"));
         response
     }
+}
+
+/// The first words of a stream that has nothing to say yet.
+pub(super) fn silence() -> Bytes {
+    Bytes::from_static(COMMENT)
 }
 
 /// A response without a message of MCP.
@@ -186,15 +260,16 @@ fn status(code: ErrorCode) -> StatusCode {
 /// Turns messages, a line each, into the form of the response.
 struct Sink {
     to: mpsc::Sender<Bytes>,
-    shape: Shape,
-    refused: Arc<AtomicI32>,
+    decision: Arc<Decision>,
     /// A message has begun and not ended.
     inside: bool,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let events = self.shape == Shape::Events && self.refused.load(Ordering::SeqCst) == 0;
+        // A long message is not copied as a whole.
+        let (bytes, _) = bytes.split_at(bytes.len().min(PIECE));
+        let events = self.decision.is_events();
         let mut shaped = Vec::with_capacity(bytes.len() + EVENT.len());
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if events && !self.inside {
@@ -254,9 +329,9 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_no_stream_of_events() {
-        let (pending, outlet) = channel(Shape::Events);
-        outlet.note_refused(ErrorCode::METHOD_NOT_FOUND);
-        std::thread::spawn(move || outlet.send(|| true, &"no")).join().unwrap();
+        let (pending, outlet) = channel(Shape::Any);
+        let code = Some(ErrorCode::METHOD_NOT_FOUND);
+        std::thread::spawn(move || outlet.answer(|| true, code, &"no")).join().unwrap();
         let response = runtime().block_on(pending.begin(Era::Stateless, None));
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/json");

@@ -32,7 +32,7 @@ fn a_message_without_an_id_is_a_notification() {
 fn an_answer_is_told_from_a_request() {
     for member in [r#""result":null"#, r#""error":{"code":1,"message":""}"#] {
         let line = format!(r#"{{"jsonrpc":"2.0","id":1,{member}}}"#);
-        assert!(matches!(parse(line.as_bytes()), Ok(Incoming::Answer)), "{line}");
+        assert!(matches!(parse(line.as_bytes()), Ok(Incoming::Answer { .. })), "{line}");
         let both = line.replace(r#""id":1"#, r#""id":1,"method":"m""#);
         refused(&both, ErrorCode::INVALID_REQUEST, Some(1));
     }
@@ -145,7 +145,7 @@ fn judge(bytes: &[u8]) {
             let plan = crate::call::plan(&crate::catalog::Catalog::default(), params);
             assert_eq!(plan.unwrap_err().code, ErrorCode::INVALID_PARAMS);
         }
-        Ok(Incoming::Answer) => {}
+        Ok(Incoming::Answer { .. }) => {}
         Err(NoMessage { defect, .. }) => assert!(!defect.message.is_empty()),
     }
 }

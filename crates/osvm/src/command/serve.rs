@@ -9,14 +9,24 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::printer::table;
-use osvm_gateway::{Catalog, CatalogError, End, Gateway, Guard, Selection, Stop, Token};
-use osvm_policy::ExecutionMode;
+use crate::servers;
+use osvm_gateway::{
+    CatalogError, Configured, End, Gateway, Guard, Selection, Servers, Stop, Token,
+};
+use osvm_policy::Env;
+use osvm_runtime::Site;
+use osvm_servers::Target;
+use osvm_upstream::Server;
 use serde::Serialize;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::info;
+
+/// For how long `--dry-run` waits for servers to tell what they offer.
+const ASKED: Duration = Duration::from_secs(15);
 
 /// Serves until the client goes away.
 pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
@@ -27,11 +37,15 @@ pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
         tools: args.tools.clone(),
         no_prefix: args.no_prefix,
     };
-    let gateway = Gateway::new(runtime, &selection).map_err(|error| unservable(&error))?;
+    let servers = behind(context, &env)?;
+    let gateway = Gateway::new(runtime, servers, &selection).map_err(|error| unservable(&error))?;
+    gateway.start();
     if args.dry_run {
-        return show(context, args, &gateway.catalog());
+        gateway.settle(ASKED);
+        let shown = show(context, args, &gateway);
+        gateway.shut_down();
+        return shown;
     }
-    let gateway = Arc::new(gateway);
     let stop = Stop::new().map_err(|error| no_descriptor(&error))?;
     let interrupt = Interrupt::watch({
         let stop = stop.clone();
@@ -54,6 +68,39 @@ pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
         (End::Stopped, Some(signal)) => Status::Interrupted(signal.exit_code()),
         _ => Status::Success,
     })
+}
+
+/// The configured servers. One that can't be used is told, and left out.
+fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
+    let all = servers::all(context, env)?;
+    let hidden = all
+        .iter()
+        .filter(|listed| matches!(listed.entry.target, Target::Builtin) && !listed.entry.enabled)
+        .map(|listed| listed.name.clone())
+        .collect();
+    let cache = servers::cache_dir(context, env);
+    let mut configured = Vec::new();
+    for servers::Configured { name, entry, spec } in
+        servers::configured(context, &servers::no_secrets)?
+    {
+        let site = match entry.target {
+            Target::Builtin => continue,
+            Target::Stdio(_) => Site::Process,
+            Target::Http(_) => Site::Remote,
+        };
+        match spec {
+            Ok(spec) => {
+                let server = spec.map(|spec| Server::new(spec, Some(cache.clone())));
+                configured.push(Configured { name, server, site });
+            }
+            Err(failure) => {
+                let Failure { message, causes, .. } = failure;
+                let chain = [vec![message], causes].concat().join(": ");
+                context.printer.note(&format!("warning: server `{name}` is left out: {chain}"));
+            }
+        }
+    }
+    Ok(Servers { configured, hidden, micro_vms: None })
 }
 
 fn over_http(
@@ -111,17 +158,25 @@ struct Row<'a> {
     name: &'a str,
     server: &'a str,
     tool: &'a str,
-    mode: ExecutionMode,
-    needs_network: bool,
+    mode: &'a str,
+    /// `null` where nobody has said.
+    needs_network: Option<bool>,
 }
 
-fn show(context: &Context, args: &Serve, catalog: &Catalog) -> Outcome {
+fn show(context: &Context, args: &Serve, gateway: &Gateway) -> Outcome {
+    for name in gateway.not_asked() {
+        context.printer.note(&format!(
+            "server `{name}` is not started: no call of it may run on this host; what it offered \
+             last is shown"
+        ));
+    }
+    let catalog = gateway.catalog();
     let rows = catalog.tools().map(|listed| Row {
         name: &listed.name,
-        server: &listed.tool.server,
-        tool: &listed.tool.name,
-        mode: listed.mode,
-        needs_network: listed.tool.needs_network,
+        server: &listed.server,
+        tool: &listed.tool,
+        mode: listed.mode(),
+        needs_network: listed.needs_network,
     });
     if args.json {
         context.printer.pretty_json(&rows.collect::<Vec<_>>())?;
@@ -129,8 +184,12 @@ fn show(context: &Context, args: &Serve, catalog: &Catalog) -> Outcome {
     }
     let mut lines = vec![["NAME", "SERVER", "TOOL", "MODE", "NETWORK"].map(str::to_owned)];
     lines.extend(rows.map(|row| {
-        let network = if row.needs_network { "needed" } else { "-" };
-        [row.name, row.server, row.tool, row.mode.as_str(), network].map(str::to_owned)
+        let network = match row.needs_network {
+            Some(true) => "needed",
+            Some(false) => "-",
+            None => "?",
+        };
+        [row.name, row.server, row.tool, row.mode, network].map(str::to_owned)
     }));
     context.printer.result(&table(&lines))?;
     Ok(Status::Success)
