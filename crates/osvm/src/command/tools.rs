@@ -248,7 +248,7 @@ pub(super) fn upstream(error: &UpstreamError) -> Failure {
 }
 
 fn of_offer(config: &Config, server: &Configured, offer: &Offer) -> Vec<Found> {
-    let one = |definition: &Box<RawValue>| {
+    let one = |definition: &RawValue| {
         let words: Words = serde_json::from_str(definition.get()).ok()?;
         let mut json: Map<String, Value> = serde_json::from_str(definition.get()).ok()?;
         let mode = match server.entry.target {
@@ -266,7 +266,7 @@ fn of_offer(config: &Config, server: &Configured, offer: &Offer) -> Vec<Found> {
             json,
         })
     };
-    offer.tools.iter().filter_map(one).collect()
+    offer.tools.iter().filter_map(|definition| one(definition)).collect()
 }
 
 /// The tools of images, each from the image that the config chooses for it.
