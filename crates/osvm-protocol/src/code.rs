@@ -22,3 +22,19 @@ pub const NETWORK_NOT_GRANTED: i64 = 1001;
 pub const HOST_METHOD_DENIED: i64 = 1002;
 /// The answer would be longer than [`crate::frame::MAX_PAYLOAD`].
 pub const ANSWER_TOO_LONG: i64 = 1003;
+/// No egress rule allows the request, or it leads where none may.
+pub const EGRESS_DENIED: i64 = 1004;
+/// A rate, or a number of things at once, is used up.
+pub const LIMIT_REACHED: i64 = 1005;
+/// A body or a file is longer than the call may have.
+pub const TOO_LONG: i64 = 1006;
+/// The secret that an egress rule names can't be had.
+pub const SECRET_MISSING: i64 = 1007;
+/// The server could not be reached, or did not speak HTTP.
+pub const REQUEST_FAILED: i64 = 1008;
+/// No mount covers the path, or it leads out of one.
+pub const FILE_DENIED: i64 = 1009;
+/// The host's file system refused.
+pub const FILE_FAILED: i64 = 1010;
+/// The time for a request of the guest ran out.
+pub const TIMED_OUT: i64 = 1011;

@@ -24,6 +24,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What guests reach of the outside.
     ("osvm-secrets", &[]),
     ("osvm-broker", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
+    // Linux microVMs as the far end of an MCP link.
+    ("osvm-microvm", &["osvm-image", "osvm-protocol", "osvm-runtime", "osvm-upstream", "osvm-vmm"]),
     // The ways to ask for calls.
     ("osvm-upstream", &["osvm-protocol"]),
     ("osvm-receipts", &["osvm-protocol", "osvm-runtime"]),
@@ -33,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Acts by asking for calls; runs in a guest of its own.
     ("osvm-agent", &[]),
     // Inside the guest. Nothing here sees a host crate.
+    ("osvm-init", &["osvm-protocol"]),
     ("osvm-kernel-core", &["osvm-protocol"]),
     ("unikraft_tool_executor", &["osvm-protocol"]),
     ("osvm-kernel", &["osvm-kernel-core", "osvm-protocol", "unikraft_tool_executor"]),
