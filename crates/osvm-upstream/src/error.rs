@@ -99,9 +99,9 @@ impl UpstreamError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Start { source, .. } => source.hint(),
-            Self::Unauthorized { .. } => {
-                Some("set the header it wants: `osvm mcp add` with `--header-from-secret`")
-            }
+            Self::Unauthorized { .. } => Some(
+                "give it the header it wants, `Authorization` in most cases, from the secret store",
+            ),
             Self::Transport { transport, .. } => Some(match *transport {
                 "WebSocket" => {
                     "MCP has no WebSocket transport: use the server's http:// or https:// URL"

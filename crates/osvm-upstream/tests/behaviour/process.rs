@@ -66,7 +66,7 @@ fn its_limits_are_set() {
     // Without a guard the limits come a moment after the start.
     eventually("the limits", || {
         let answer = ask(&server, "m").unwrap();
-        answer[0] == "0" && answer[1] == "4096" && answer[2] == (8_u64 << 20).to_string()
+        answer[0] == "0" && answer[1] == "4096" && answer[2] == "8388608"
     });
 }
 
