@@ -15,8 +15,13 @@ use tempfile::NamedTempFile;
 /// Longest config file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The bytes of the file at `path`, if it can be trusted.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+/// The bytes of the file at `path`, if it can be trusted: it belongs to the user or to root, is not
+/// writable by everybody, and is at most [`MAX_FILE_BYTES`] long.
+///
+/// # Errors
+///
+/// Those of [`crate::Config::load`], but that it is wrong.
+pub fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ConfigError::Missing { path: path.to_owned() },
         _ => ConfigError::Read { path: path.to_owned(), source },

@@ -35,7 +35,7 @@ pub use config::{Config, Created, ServerEntry, default_text, schema};
 pub use env::{Env, NoHome, default_path, default_policy_path};
 pub use error::{ConfigError, ConfigErrors, Problem, ProblemKind};
 pub use explain::{ExplainedOption, Explanation};
-pub use file::MAX_FILE_BYTES;
+pub use file::{MAX_FILE_BYTES, read as read_trusted};
 pub use model::{
     BackendChoice, EgressRule, ExecutionMode, HostPattern, KraftConfig, Mount, OnFailure,
     PathPattern, Pool,

@@ -34,7 +34,8 @@ impl Hash {
     /// What the first line of all has as the hash of the line before.
     pub(crate) const NONE: Self = Self([0; 32]);
 
-    pub(crate) fn of(line: &[u8]) -> Self {
+    /// The hash of a line, without its end.
+    pub fn of(line: &[u8]) -> Self {
         Self(Sha256::digest(line).into())
     }
 
