@@ -17,6 +17,7 @@ mod osvm;
 mod printer;
 mod process;
 mod project;
+mod solana;
 mod tally;
 mod test;
 mod test_host;

@@ -1,7 +1,7 @@
 //! What the prober asks and reports, with a host that the test plays.
 
 use super::*;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use osvm_protocol::frame;
 use proptest::prelude::*;
@@ -228,7 +228,7 @@ proptest! {
         let input = frame::encode(&payload).unwrap();
         let answer = |request: &Value| result(request, Value::Null);
         let mut host = Host { input, heard: vec![], requests: vec![], answers: vec![], answer };
-        let Ok(()) = serve(&mut host, "", &"b".to_string());
+        let Ok(()) = serve(&mut host, "", "b");
         assert!(host.answers.len() <= 1);
     }
 }

@@ -5,7 +5,7 @@ use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
 use crate::toolchain::{self, KERNEL};
-use crate::{apt, guest, install, printer, process};
+use crate::{apt, guest, install, printer, process, solana};
 use anyhow::{Context, Result};
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -31,8 +31,8 @@ const SCRIPTS: &[&str] = &[
     "benchmark-unikernel-performance.sh",
 ];
 
-/// Adds Rust targets and components, and QEMU where this user may install it.
-pub(super) fn set_up(_: &Project) -> Outcome {
+/// Adds Rust targets and components, QEMU where this user may install it, and a Solana node.
+pub(super) fn set_up(project: &Project) -> Outcome {
     toolchain::add_targets()?;
     toolchain::add_components()?;
     let mut tally = Tally::one(true);
@@ -44,6 +44,9 @@ pub(super) fn set_up(_: &Project) -> Outcome {
             let reason = format!("install it with `apt-get install {QEMU_PACKAGE}`");
             tally += skipped("QEMU", &reason, false);
         }
+    }
+    if let Err(reason) = solana::set_up(project)? {
+        tally += skipped("tests against a Solana runtime", &reason, required("solana"));
     }
     if let Err(reason) = kvm() {
         tally += skipped("tests on this host's KVM", &reason, required("kvm"));

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod arguments;
+mod chain;
 mod connection;
 mod files;
 mod networked;
