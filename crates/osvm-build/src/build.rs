@@ -37,9 +37,8 @@ pub fn build(recipe: &Recipe, store: &LinuxStore, say: &dyn Fn(&str)) -> Result<
     let stored = |source: LinuxError| BuildError::Store { name: recipe.name.clone(), source };
     // Before minutes of work: whether the image could be installed at all.
     let main = recipe.main()?;
-    match store.manifest(&recipe.name) {
-        Err(error @ LinuxError::BadName { .. }) => return Err(stored(error)),
-        Ok(_) | Err(_) => {}
+    if let Err(error @ LinuxError::BadName { .. }) = store.manifest(&recipe.name) {
+        return Err(stored(error));
     }
     let yard = Yard::new()?;
     let mut assembly = Assembly::new(Tree::create(&yard.path().join("root"))?);
@@ -120,13 +119,10 @@ fn fill(
             if dir.join("package.json").is_file() {
                 npm::add_folder(yard, assembly, &dir, node_options)?;
                 with_node(yard, assembly, recipe, &debs, say)
-            } else if dir.join("pyproject.toml").is_file() {
+            } else {
                 base::lay(&mut assembly.tree)?;
                 let pool = pypi::add_folder(yard, assembly, &dir, python_options)?;
                 finish(assembly, &pool, &debs)
-            } else {
-                let reason = "it has neither `package.json` nor `pyproject.toml`";
-                Err(BuildError::refused("the repository", reason))
             }
         }
         Main::Oci(path) => {
@@ -135,18 +131,7 @@ fn fill(
         }
         Main::Rootfs(path) => {
             say("copying the root file system");
-            let kernels = ["dev", "proc", "sys"];
-            let keep = |path: &Path| {
-                !path
-                    .parent()
-                    .is_some_and(|dir| kernels.iter().any(|kernel| dir.starts_with(kernel)))
-            };
-            assembly.tree.add(path, Path::new("/"), &keep)?;
-            base::complete(&mut assembly.tree)?;
-            let entries = assembly.tree.entries()?;
-            let digest = Digest::of(&assembly.tree.listing(&entries)?);
-            assembly.sources.push(files("rootfs", digest));
-            Ok(())
+            add_rootfs(assembly, path)
         }
         Main::Runtime(Runtime::Node) => with_node(yard, assembly, recipe, &debs, say),
         Main::Runtime(Runtime::Python) => {
@@ -169,6 +154,20 @@ fn fill(
             finish(assembly, &pool, &debs)
         }
     }
+}
+
+/// Copies a folder as the root, without what kernels put into theirs.
+fn add_rootfs(assembly: &mut Assembly, path: &Path) -> Result<(), BuildError> {
+    const KERNELS: [&str; 3] = ["dev", "proc", "sys"];
+    let keep = |path: &Path| {
+        let parent = path.parent();
+        !parent.is_some_and(|dir| KERNELS.iter().any(|kernel| dir.starts_with(kernel)))
+    };
+    assembly.tree.add(path, Path::new("/"), &keep)?;
+    base::complete(&mut assembly.tree)?;
+    let digest = digest_of(&assembly.tree, Path::new("/"))?;
+    assembly.sources.push(files("rootfs", digest));
+    Ok(())
 }
 
 fn with_node(

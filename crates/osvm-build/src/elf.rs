@@ -155,11 +155,7 @@ fn origin(dir: &str, program: &Path) -> Option<PathBuf> {
     for component in Path::new(&dir).components() {
         match component {
             Component::Normal(name) => inside.push(name),
-            Component::ParentDir => {
-                if !inside.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir if !inside.pop() => return None,
             _ => {}
         }
     }

@@ -257,7 +257,7 @@ impl Rules<'_> {
     fn restrict(&self) -> Result<bool, RulesetError> {
         let abi = ABI::V6;
         let read = AccessFs::from_read(abi);
-        let certificates = CERTIFICATES.iter().filter_map(|name| std::env::var_os(name));
+        let certificates = CERTIFICATES.iter().filter_map(std::env::var_os);
         let rules = Ruleset::default().handle_access(AccessFs::from_all(abi))?;
         let rules =
             if self.network { rules } else { rules.handle_access(AccessNet::from_all(abi))? };

@@ -113,7 +113,14 @@ pub(crate) fn add_folder(
     options: Options<'_>,
 ) -> Result<Pool, BuildError> {
     let refused = |reason: String| BuildError::refused("`pyproject.toml`", reason);
-    let text = read_file(&source.join("pyproject.toml"), MAX_FILE)?;
+    let path = source.join("pyproject.toml");
+    if !path.is_file() {
+        return Err(BuildError::refused(
+            "the repository",
+            "it has no `package.json` or `pyproject.toml`",
+        ));
+    }
+    let text = read_file(&path, MAX_FILE)?;
     let text = String::from_utf8(text).map_err(|_| refused("it is not UTF-8".into()))?;
     let parsed: PyProject = toml::from_str(&text).map_err(|error| refused(error.to_string()))?;
     let project = parsed.project.ok_or_else(|| refused("it has no `[project]`".into()))?;
