@@ -2,8 +2,12 @@
 //!
 //! What a command does is in the module of its name below `command/`.
 
+mod image;
 mod servers;
 
+pub(crate) use image::{
+    Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify,
+};
 pub(crate) use servers::{
     Add, AddGithub, AddOptions, Client, ClientName, Completions, Connect, Export, ExportFormat,
     Get, Import, Inspect, List, ListFormat, Man, Named, Search, Test, Transport,
@@ -134,6 +138,9 @@ pub(crate) enum Command {
     /// Write osvm into the files of MCP clients
     #[command(subcommand)]
     Client(Client),
+    /// Build and keep images of MCP servers for Linux microVMs
+    #[command(subcommand)]
+    Image(Image),
     /// Keep virtual machines ready for calls of other processes
     Daemon(Daemon),
     /// Look at and check the isolation config

@@ -10,6 +10,7 @@ pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod exchange;
 mod git;
+pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod ps;
 pub(crate) mod serve;

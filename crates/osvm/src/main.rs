@@ -64,6 +64,7 @@ fn run(context: Context, command: &Command) -> Outcome {
     match command {
         Command::Mcp(command) => mcp(context, command),
         Command::Client(command) => command::client::run(context, command),
+        Command::Image(command) => command::image::run(context, command),
         Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),
         Command::Doctor(args) => command::doctor::run(context, args),
