@@ -46,6 +46,24 @@ pub(crate) fn dependency(package: &str, prefix: &str) -> Result<String> {
     found.with_context(|| format!("apt knows no package behind `{package}`"))
 }
 
+/// As [`dependency`], with new package lists if the lists that are there know nothing.
+pub(crate) fn dependency_or_update(package: &str, prefix: &str) -> Result<String> {
+    match dependency(package, prefix) {
+        Ok(package) => Ok(package),
+        Err(_) => {
+            update()?;
+            dependency(package, prefix)
+        }
+    }
+}
+
+/// The version of `package` that would be downloaded now.
+pub(crate) fn candidate(package: &str) -> Result<String> {
+    let text = process::text(Command::new("apt-cache").args(["policy", package]))?;
+    let found = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    found.map(str::to_owned).with_context(|| format!("apt knows no version of `{package}`"))
+}
+
 /// Downloads `package` into `directory` and unpacks it to `directory/root`.
 pub(crate) fn unpack(package: &str, directory: &Path) -> Result<()> {
     // Quiet: as root, apt warns that its own user can't write here, and then downloads all the same.

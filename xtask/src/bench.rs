@@ -5,7 +5,7 @@
 
 use crate::osvm::Osvm;
 use crate::project::Project;
-use crate::{guest, install, printer, process, toolchain};
+use crate::{guest, install, kernel, printer, process, toolchain};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::process::Command;
@@ -34,8 +34,19 @@ pub(crate) fn run(project: &Project, name: Option<&str>) -> Result<()> {
     toolchain::add_targets()?;
     guest::build(project)?;
     install::build_osvm(project)?;
+    if name == Some("microvm") {
+        return microvm(project);
+    }
     let mut command = bench(project, &Osvm::built(project));
     process::run(command.args(name))
+}
+
+/// Linux microVMs, which need a kernel and an image besides.
+fn microvm(project: &Project) -> Result<()> {
+    kernel::build(project)?;
+    let mut cargo = process::cargo(&project.root);
+    cargo.args(["bench", "--quiet", "--locked", "--package", "osvm-microvm", "--bench", "microvm"]);
+    process::run(cargo.env("OSVM_VM_PROGRAM", project.release("osvm-vm")))
 }
 
 /// The figures of these groups, of this `osvm`.

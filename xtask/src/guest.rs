@@ -5,6 +5,7 @@
 //! guest/hostile                 ─▶ target/guest/hostile.img                  for the tests only
 //! guest/prober                  ─▶ target/guest/osvm_prober.img              for `osvm policy prove`
 //! guest/unikraft_tool_executor  ─▶ target/guest/unikraft_tool_executor       static Linux program
+//! guest/osvm-init               ─▶ target/guest/osvm-init                    PID 1 of Linux guests
 //! ```
 //!
 //! # Invariants
@@ -68,6 +69,16 @@ pub(crate) const EXECUTOR: Artifact = Artifact {
     limit: Some(1_400_000),
 };
 
+/// PID 1 of Linux guests.
+pub(crate) const INIT: Artifact = Artifact {
+    package: "osvm-init",
+    binary: "osvm-init",
+    features: "",
+    target: LINUX,
+    file: "osvm-init",
+    limit: Some(1_500_000),
+};
+
 /// The guests that misbehave. No limit: nobody installs them.
 pub(crate) const HOSTILE: Artifact = Artifact {
     package: "hostile",
@@ -91,7 +102,7 @@ pub(crate) const PROBER: Artifact = Artifact {
     limit: Some(300_000),
 };
 
-const ARTIFACTS: [&Artifact; 4] = [&IMAGE, &EXECUTOR, &HOSTILE, &PROBER];
+const ARTIFACTS: [&Artifact; 5] = [&IMAGE, &EXECUTOR, &INIT, &HOSTILE, &PROBER];
 
 /// `cargo xtask guest`.
 pub(crate) fn run(project: &Project, check: Check) -> Result<()> {
@@ -189,7 +200,7 @@ fn flags(project: &Project, target: &str) -> Result<String> {
 }
 
 /// Leaves a file alone that is right already, so that what was built from it stays up to date.
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let bytes = read(from)?;
     if fs::read(to).is_ok_and(|old| old == bytes) {
         return Ok(());

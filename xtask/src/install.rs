@@ -2,7 +2,7 @@
 
 use crate::guest::{IMAGE_NAME, PROBER_NAME};
 use crate::project::Project;
-use crate::{guest, printer, process, toolchain};
+use crate::{guest, kernel, printer, process, toolchain};
 use anyhow::{Context, Result};
 use osvm_image::Store;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     guest::build(project)?;
     build_osvm(project)?;
     let store = images(project)?;
+    linux(project)?;
     printer::result(&format!("installed {IMAGE_NAME} and {PROBER_NAME} in {}", store.display()));
     printer::result(&format!("osvm is {}", project.release("osvm").display()));
     Ok(())
@@ -40,9 +41,26 @@ pub(crate) fn images(project: &Project) -> Result<PathBuf> {
     Ok(store.dir().to_owned())
 }
 
+/// Puts the kernel of Linux guests, if it has been built, and their PID 1 where osvm looks for them.
+pub(crate) fn linux(project: &Project) -> Result<()> {
+    let kernel = kernel::built(project);
+    if !kernel.exists() {
+        printer::note("no kernel for Linux guests: `cargo xtask kernel` builds it");
+        return Ok(());
+    }
+    let folder = home()?.join(".osvm/guest");
+    guest::copy_if_changed(&kernel, &folder.join("vmlinux"))?;
+    guest::copy_if_changed(&project.images().join(guest::INIT.file), &folder.join("osvm-init"))?;
+    printer::result(&format!("installed kernel and PID 1 of Linux guests in {}", folder.display()));
+    Ok(())
+}
+
 /// The user's image store.
 pub(crate) fn store() -> Result<Store> {
+    Ok(Store::new(home()?.join(".osvm/unikernels")))
+}
+
+fn home() -> Result<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-    let home = home.map(PathBuf::from).context("`HOME` is not set")?;
-    Ok(Store::new(home.join(".osvm/unikernels")))
+    home.map(PathBuf::from).context("`HOME` is not set")
 }

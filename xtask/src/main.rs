@@ -13,6 +13,7 @@ mod envelope;
 mod fuzz;
 mod guest;
 mod install;
+mod kernel;
 mod osvm;
 mod printer;
 mod process;
@@ -35,6 +36,7 @@ usage: cargo xtask <command>
   test              every test there is
   guest [--check]   build the guest images into target/guest; --check also proves that
                     a second build from scratch gives the same bytes
+  kernel            build the kernel of Linux guests into target/guest-kernel
   install           put the images into ~/.osvm/unikernels
   check <what>      install, execution, performance, security: the scripts of the handbook
   tidy              check what no compiler checks: who uses whom, the code map, headers
@@ -61,6 +63,7 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["test"] => test::run(&project),
         ["guest"] => guest::run(&project, guest::Check::No).map(|()| ExitCode::SUCCESS),
         ["guest", "--check"] => guest::run(&project, guest::Check::Yes).map(|()| ExitCode::SUCCESS),
+        ["kernel"] => kernel::run(&project).map(|()| ExitCode::SUCCESS),
         ["install"] => install::run(&project).map(|()| ExitCode::SUCCESS),
         ["check", name] => check::run(&project, name),
         ["tidy"] => tidy::run(&project),

@@ -3,6 +3,7 @@
 use crate::error::MicroVmError;
 use crate::initrd;
 use osvm_image::Digest;
+use osvm_image::linux::LinuxImage;
 use osvm_protocol::PROTOCOL_VERSION;
 use osvm_protocol::linux::{Channel, Orders};
 use osvm_vmm::MemoryMib;
@@ -17,6 +18,9 @@ use std::time::{Duration, SystemTime};
 
 /// The server's user and group in every guest.
 const UID: u32 = 1000;
+
+/// Processes and threads of a server that asked for no other number. Node has a dozen.
+const MAX_PROCESSES: u32 = 256;
 
 /// How far the clock of a template is behind. OpenSSL seeds itself anew when it sees that more than
 /// an hour has passed since the last time (`PRIMARY_RESEED_TIME_INTERVAL` of its providers), so the clock of every
@@ -101,6 +105,38 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The server of an image, with what the image says and ordinary limits.
+    ///
+    /// # Errors
+    ///
+    /// [`MicroVmError::Recipe`] for an image without a command or with a memory size no guest has.
+    pub fn of_image(files: &GuestFiles, image: &LinuxImage) -> Result<Self, MicroVmError> {
+        let manifest = &image.manifest;
+        let (command, args) = manifest
+            .command
+            .split_first()
+            .ok_or(MicroVmError::Recipe("the image names no command"))?;
+        let memory = MemoryMib::new(manifest.default_memory_mb)
+            .map_err(|_| MicroVmError::Recipe("the image wants more memory than a guest has"))?;
+        let env = manifest.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let home = manifest.env.get("HOME").cloned();
+        Ok(Self {
+            name: manifest.name.clone(),
+            files: files.clone(),
+            root: Arc::clone(&image.root),
+            root_digest: manifest.root.digest,
+            command: command.clone(),
+            args: args.to_vec(),
+            env: env.collect(),
+            secrets: Vec::new(),
+            cwd: manifest.cwd.clone(),
+            own: home.into_iter().collect(),
+            memory,
+            writable_mib: memory.mib() / 4,
+            max_processes: MAX_PROCESSES,
+        })
+    }
+
     /// Names the template of this recipe on a host with this `identity`: whatever differs, differs
     /// here.
     pub fn key(&self, identity: &str) -> Digest {

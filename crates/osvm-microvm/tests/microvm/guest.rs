@@ -15,16 +15,16 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/microvm/fixture");
 
 /// A deadline that only a guest that hangs misses.
-pub fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
 /// A program of the host that a test root is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runtime {
+pub(crate) enum Runtime {
     Node,
     Python,
 }
@@ -39,16 +39,27 @@ impl Runtime {
 }
 
 /// Where the guests of one test run, and its folder of CIDs.
-pub struct Bench {
-    pub host: Host,
-    pub backend: QemuLinux,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) host: Host,
+    dir: Option<tempfile::TempDir>,
     files: GuestFiles,
 }
 
 impl Bench {
-    /// Nothing, with a visible line, where something is missing.
-    pub fn new() -> Option<Self> {
+    /// With a folder of its own. Nothing, with a visible line, where something is missing.
+    pub(crate) fn new() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let bench = Self::at(dir.path())?;
+        Some(Self { dir: Some(dir), ..bench })
+    }
+
+    /// The folder that [`Bench::new`] made.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
+    }
+
+    /// As [`Bench::new`], in this folder.
+    pub(crate) fn at(folder: &Path) -> Option<Self> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
         let (kernel, init) = (target.join("guest-kernel/vmlinux"), target.join("guest/osvm-init"));
         let files = match GuestFiles::load(&kernel, &init) {
@@ -62,14 +73,13 @@ impl Bench {
             skip("qemu", &format!("`{PROGRAM}` is not installed"));
             return None;
         };
-        let dir = tempfile::tempdir().unwrap();
         let backend = QemuLinux::new(qemu, vm_program(), Accelerator::Tcg);
-        let host = Host::new(Arc::new(backend.clone()), dir.path().join("run"), None);
-        Some(Self { host, backend, dir, files })
+        let host = Host::new(Arc::new(backend), folder.join("run"), None);
+        Some(Self { host, dir: None, files })
     }
 
     /// The fixture server on `runtime`.
-    pub fn recipe(&self, runtime: Runtime) -> Option<Recipe> {
+    pub(crate) fn recipe(&self, runtime: Runtime) -> Option<Recipe> {
         let root = root(runtime)?;
         let (command, script) = match runtime {
             Runtime::Node => ("/usr/bin/node", "/app/server.mjs"),
@@ -96,12 +106,12 @@ impl Bench {
 }
 
 /// `tools/call` without arguments as parameters.
-pub fn call(tool: &str) -> Value {
+pub(crate) fn call(tool: &str) -> Value {
     json!({"name": tool, "arguments": {}})
 }
 
 /// The text of a tool's result.
-pub fn text(result: &str) -> String {
+pub(crate) fn text(result: &str) -> String {
     let result: Value = serde_json::from_str(result).unwrap();
     result["content"][0]["text"].as_str().unwrap().to_owned()
 }

@@ -1,9 +1,6 @@
 //! Clones of a warm server: unique, separate, gone after their request.
-#![cfg(test)]
 
-mod guest;
-
-use guest::{Bench, Runtime, call, soon, text};
+use crate::guest::{Bench, Runtime, call, soon, text};
 use osvm_microvm::clones::{Pool, Ready};
 use osvm_microvm::{Recipe, Template};
 use osvm_upstream::Stop;

@@ -1,0 +1,8 @@
+//! MCP servers in real Linux guests, under QEMU's own translation.
+#![cfg(test)]
+
+mod clones;
+mod death;
+mod guest;
+mod hostile;
+mod persistent;
