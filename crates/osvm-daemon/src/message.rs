@@ -69,6 +69,9 @@ pub struct CallHead {
 pub struct Terms {
     /// Absolute path of the isolation config.
     pub config: String,
+    /// Absolute path of the rules that were asked for by name, if any were.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// The backend that was asked for by name, if one was.
     #[serde(default)]
     pub backend: Option<String>,
@@ -164,7 +167,7 @@ mod tests {
     fn a_head_reads_as_it_is_documented() {
         let text = r#"{"version":1,"ask":{"call":{"server":"solana","tool":"t","share":true,
             "terms":{"config":"/c.json"},"later":[1]}}}"#;
-        let terms = Terms { config: "/c.json".into(), backend: None };
+        let terms = Terms { config: "/c.json".into(), policy: None, backend: None };
         let (server, tool, client) = ("solana".into(), "t".into(), ClientName::default());
         let call = CallHead { server, tool, share: true, client, terms };
         let expected = Head { version: 1, ask: Ask::Call(call) };

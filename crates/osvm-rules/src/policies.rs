@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_mistake_has_a_line_and_a_column() {
-        wrong("permit(principal, action, resource)\n", 2, 1);
+        wrong("permit(principal, action, resource)\n", 1, 36);
         wrong("permit(principal, action, resource);\npermitt(principal, action, resource);", 2, 1);
         let unknown = wrong("permit(principal, action, resource == Tol::\"a/b\");", 1, 39);
         assert!(unknown.contains("Tol"), "{unknown}");

@@ -37,6 +37,11 @@ impl Dirs {
         let run = runtime_dir.filter(|dir| dir.is_absolute()).map(|dir| dir.join("osvm"));
         Self { run: run.unwrap_or_else(|| state.join("run")), calls: state.join("calls") }
     }
+
+    /// What is kept from one call to the next, beside the logs of calls.
+    pub fn state(&self) -> &Path {
+        self.calls.parent().unwrap_or(&self.calls)
+    }
 }
 
 /// A directory that osvm needs can't be used.

@@ -11,6 +11,7 @@
 //! - Isolation is the same either way: without a daemon each call boots a VM of its own.
 //! - A signal ends every call that runs, wherever it runs.
 
+use crate::approval_prompt;
 use crate::context::Context;
 use crate::daemon;
 use crate::failure::Failure;
@@ -110,7 +111,8 @@ impl<'a> Caller<'a> {
     fn runtime(&self) -> Result<&Runtime, Failure> {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = config.take() {
-            let runtime = self.context.runtime(config, &self.env)?;
+            let prompt = approval_prompt::prompt(self.context.printer);
+            let runtime = self.context.runtime_asking(prompt, config, &self.env)?;
             // The lock is held, so nobody else sets it meanwhile.
             let _first = self.runtime.set(runtime);
         }

@@ -3,10 +3,14 @@
 //! What a command does is in the module of its name below `command/`.
 
 mod image;
+mod rules;
 mod servers;
 
 pub(crate) use image::{
     Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify,
+};
+pub(crate) use rules::{
+    Approvals, Policy, PolicyExplain, ReceiptFormat, Receipts, ReceiptsVerify, Trust,
 };
 pub(crate) use servers::{
     Add, AddGithub, AddOptions, Client, ClientName, Completions, Connect, Export, ExportFormat,
@@ -64,6 +68,9 @@ pub(crate) struct Global {
     /// The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// The Cedar rules to ask [default: as the config says, else `policy.cedar` beside it]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
     /// What boots the virtual machines [default: OSVM_BACKEND, else as the config says]
     #[arg(long, global = true, value_enum, value_name = "NAME")]
     pub(crate) backend: Option<BackendName>,
@@ -146,6 +153,18 @@ pub(crate) enum Command {
     /// Look at and check the isolation config
     #[command(subcommand)]
     Config(Config),
+    /// Check and try the rules about calls
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Answer calls that wait for a person
+    #[command(subcommand)]
+    Approvals(Approvals),
+    /// Look at what calls left behind, and check that it is all there
+    #[command(subcommand)]
+    Receipts(Receipts),
+    /// Keep secrets that the broker sends for tools, and that no tool sees
+    #[command(subcommand)]
+    Secret(Secret),
     /// Check whether calls can run on this host, and say how to fix what is wrong
     Doctor(Doctor),
     /// List the virtual machines that run now
@@ -188,6 +207,8 @@ pub(crate) enum Mcp {
     /// Take a server off the list
     #[command(visible_alias = "rm")]
     Remove(Named),
+    /// Believe tool definitions that a server changed, or show what changed
+    Trust(Trust),
     /// Let osvm use a server
     Enable(Named),
     /// Keep a server on the list without using it
@@ -355,6 +376,33 @@ pub(crate) enum Config {
         /// Print it as JSON
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// Secrets.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  osvm secret set RPC_KEY
+  pass show rpc | osvm secret set RPC_KEY
+
+An egress rule uses it: \"headers\": {\"Authorization\": \"Bearer ${secret:RPC_KEY}\"}")]
+pub(crate) enum Secret {
+    /// Set a secret; its value is asked for, or read from stdin
+    Set {
+        /// 1 to 64 letters, digits, `_` and `-`
+        name: String,
+    },
+    /// List the names of all secrets
+    Ls {
+        /// Print the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a secret
+    Rm {
+        /// Its name
+        name: String,
     },
 }
 

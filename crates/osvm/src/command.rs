@@ -12,12 +12,16 @@ pub(crate) mod exchange;
 mod git;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod policy;
 pub(crate) mod ps;
+pub(crate) mod receipts;
+pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod servers;
 pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod tools;
+pub(crate) mod trust;
 
 use crate::failure::Failure;
 use std::process::ExitCode;

@@ -3,13 +3,17 @@
 //! Nothing is read before a command asks for it, because reading it is on the way of every call.
 
 use crate::backend::{self, Chosen};
+use crate::broker;
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use osvm_image::Store;
-use osvm_policy::{Config, ConfigError, Created, Env, default_path};
+use osvm_policy::{Config, ConfigError, Created, Env, default_path, default_policy_path};
+use osvm_receipts::Receipts;
+use osvm_rules::pins::Pins;
+use osvm_rules::{Approvals, Prompt, RuleFile, Rules};
 use osvm_runtime::calls::CallLogs;
-use osvm_runtime::{Dirs, NoGate, NoHostServices, NoLedger, Parts, Runtime};
+use osvm_runtime::{Dirs, Parts, Runtime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::{debug, info};
@@ -63,14 +67,48 @@ impl Context {
         CallLogs::new(self.dirs(env).calls)
     }
 
+    /// The rules about calls. A file that was named has to be there.
+    pub(crate) fn rules(&self, config: &Config, env: &Env) -> Rules {
+        let named = self.global.policy.as_deref().or(config.policy());
+        let required = named.is_some();
+        let path = named.map_or_else(|| default_policy_path(env), Into::into);
+        Rules::new(RuleFile { path, required }, self.dirs(env).state())
+    }
+
+    /// The questions that wait for a person.
+    pub(crate) fn approvals(&self, env: &Env) -> Approvals {
+        Approvals::new(self.dirs(env).state().join("approvals"))
+    }
+
+    /// The tool definitions that are believed.
+    pub(crate) fn pins(&self, env: &Env) -> Pins {
+        Pins::new(self.dirs(env).state())
+    }
+
+    /// Where the receipts are.
+    pub(crate) fn receipts_dir(&self, env: &Env) -> PathBuf {
+        self.dirs(env).state().join("receipts")
+    }
+
     /// What runs calls, as `config` and the flags say.
     pub(crate) fn runtime(&self, config: Config, env: &Env) -> Result<Runtime, Failure> {
+        self.runtime_asking(None, config, env)
+    }
+
+    /// The same, with somebody to ask for approvals.
+    pub(crate) fn runtime_asking(
+        &self,
+        prompt: Option<Arc<dyn Prompt>>,
+        config: Config,
+        env: &Env,
+    ) -> Result<Runtime, Failure> {
         let dirs = self.dirs(env);
         let Chosen { backend, reason } = backend::choose(self.global.backend, &config, &dirs);
         debug!(backend = backend.name(), reason, "backend chosen");
-        let host = Arc::new(NoHostServices);
+        let host = Arc::new(broker::new(env, &config, &dirs));
         let cids = config.cid_range();
-        let (gate, ledger) = (Arc::new(NoGate), Arc::new(NoLedger));
+        let gate = Arc::new(self.rules(&config, env).with_prompt(prompt));
+        let ledger = Arc::new(Receipts::new(self.receipts_dir(env)));
         Ok(Runtime::new(Parts { config, backend, host, gate, ledger, dirs, cids }))
     }
 

@@ -88,7 +88,12 @@ fn identity(path: &Path) -> Option<Identity> {
 pub(crate) fn terms(context: &Context, env: &Env) -> Terms {
     let path = config_path(context, env);
     let backend = context.global.backend.as_ref().and_then(BackendName::to_possible_value);
+    let policy = context.global.policy.as_ref().map(|path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        path.to_string_lossy().into_owned()
+    });
     Terms {
+        policy,
         config: path.to_string_lossy().into_owned(),
         backend: backend.map(|backend| backend.get_name().to_owned()),
     }
@@ -142,6 +147,9 @@ fn start(context: &Context, env: &Env) -> io::Result<Child> {
     let terms = terms(context, env);
     if let Some(backend) = &terms.backend {
         command.args(["--backend", backend]);
+    }
+    if let Some(policy) = &terms.policy {
+        command.args(["--policy", policy]);
     }
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     info!("starting a daemon");

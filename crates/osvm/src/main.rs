@@ -9,8 +9,10 @@
 //! - Everything a user sees goes through [`printer`], log lines through [`logging`].
 //! - One exit: `main` returns it.
 
+mod approval_prompt;
 mod arguments;
 mod backend;
+mod broker;
 mod caller;
 mod cli;
 mod command;
@@ -67,6 +69,10 @@ fn run(context: Context, command: &Command) -> Outcome {
         Command::Image(command) => command::image::run(context, command),
         Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),
+        Command::Policy(command) => command::policy::run(context, command),
+        Command::Approvals(command) => command::policy::approvals(context, command),
+        Command::Receipts(command) => command::receipts::run(context, command),
+        Command::Secret(command) => command::secret::run(context, command),
         Command::Doctor(args) => command::doctor::run(context, args),
         Command::Ps(args) => command::ps::run(context, args),
         Command::Status(args) => command::status::run(context, args),
@@ -90,6 +96,7 @@ fn mcp(context: &Context, command: &Mcp) -> Outcome {
         Mcp::List(args) => command::servers::list(context, args),
         Mcp::Get(args) => command::servers::get(context, args),
         Mcp::Remove(args) => command::servers::remove(context, args),
+        Mcp::Trust(args) => command::trust::run(context, args),
         Mcp::Enable(args) => command::servers::set_enabled(context, args, true),
         Mcp::Disable(args) => command::servers::set_enabled(context, args, false),
         Mcp::Import(args) => command::exchange::import(context, args),

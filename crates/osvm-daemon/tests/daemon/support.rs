@@ -83,7 +83,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         install(dir.path(), servers);
         let config = dir.path().join("config.json").display().to_string();
-        let terms = Terms { config, backend: None };
+        let terms = Terms { config, policy: None, backend: None };
         let stopper = Stopper::new().unwrap();
         let mut daemon = Self { dir, terms, stopper, outdated: Arc::default(), thread: None };
         daemon.write_config(text);

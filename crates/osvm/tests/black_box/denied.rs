@@ -180,7 +180,7 @@ fn a_tool_that_needs_a_microvm_is_not_run_elsewhere() {
     let home = Home::new();
     home.write_config(r#"{"mcp_servers": {"system": {"execution_mode": "microvm"}}}"#);
     home.osvm(ECHO).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
-error: `system/echo` is configured for mode `microvm`, which this osvm cannot run
+error: `system/echo` is configured for mode `microvm`, but is a tool of a unikernel
 
 hint: set `execution_mode` of the tool to "unikernel" in the isolation config
 
