@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-gateway", &["osvm-policy", "osvm-protocol", "osvm-runtime", "osvm-upstream"]),
     // Acts by asking for calls; runs in a guest of its own.
     ("osvm-agent", &[]),
+    ("osvm-supervisor", &["osvm-agent"]),
     // Inside the guest. Nothing here sees a host crate.
     ("osvm-init", &["osvm-protocol"]),
     ("osvm-kernel-core", &["osvm-protocol"]),
