@@ -46,9 +46,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "osvm-fuzz",
         &[
+            "osvm-broker",
             "osvm-image",
             "osvm-policy",
             "osvm-protocol",
+            "osvm-runtime",
             "osvm-servers",
             "osvm-upstream",
             "osvm-vsock",
