@@ -1,6 +1,7 @@
 //! Whole calls on a fake hypervisor: how each one ends, and what is left of it.
 
 mod bench;
+mod recorded;
 
 use super::*;
 use crate::calls::LogLine;

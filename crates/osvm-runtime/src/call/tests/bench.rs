@@ -22,6 +22,13 @@ const TOOLS: &str = r#"[
   {"server":"system","name":"unserved","description":"","outputSchema":true,"annotations":{},
    "inputSchema":{"type":"object"}}]"#;
 
+/// Puts an image with the tools into the store of a runtime.
+pub(super) fn install_into(runtime: &Runtime, dir: &Path) {
+    let path = dir.join("image");
+    std::fs::write(&path, fixture::image(&fixture::note(), TOOLS)).unwrap();
+    runtime.store().install(DEFAULT_IMAGE, &path, None).unwrap();
+}
+
 /// A runtime, and what is left of its calls.
 pub(super) struct Bench {
     dir: TempDir,
