@@ -266,10 +266,12 @@ mod tests {
     }
 
     fn texts(messages: &[Message]) -> Vec<&str> {
-        let text = |message| match message {
-            Message::User { text } => Some(text.as_str()),
-            _ => None,
-        };
+        fn text(message: &Message) -> Option<&str> {
+            match message {
+                Message::User { text } => Some(text.as_str()),
+                _ => None,
+            }
+        }
         messages.iter().filter_map(text).collect()
     }
 
