@@ -55,7 +55,7 @@ fn check(context: &Context, file: Option<&Path>) -> Outcome {
             for problem in &problems {
                 printer.result(&format!("{}: {problem}", path.display()))?;
             }
-            let message = format!("`{}` has {} mistakes", path.display(), problems.len());
+            let message = format!("the rules in `{}` are wrong", path.display());
             Err(Failure::new("policy", message))
         }
         Err(error) => Err(failure(&error)),
