@@ -7,8 +7,9 @@
 //! # Invariants
 //!
 //! - An id is given once. An answer to one that is not on its way is dropped, with a log line.
-//! - What names a request (progress token, id) reaches it. What names none reaches one only
-//!   where that can be told: a single request on its way, or, for notifications, a single client.
+//! - What names a request (progress token, id, its own stream) reaches it. What names none reaches
+//!   one only where that can be told: a single request on its way, or, for notifications, a single
+//!   client.
 //! - A question of a kind that the client did not declare is refused without asking anybody.
 
 use crate::edit;
@@ -186,8 +187,8 @@ impl Flights {
             return Some(edit::answer(&id, Ok(&empty)));
         }
         let refuse = |error: Box<RawValue>| Some(edit::answer(&id, Err(&error)));
-        let named = Named::read(params.as_deref());
-        let flying = match on.or(named.token) {
+        // A progress token in it is the server's own, and names nothing of ours.
+        let flying = match on {
             // One that was cancelled meanwhile is asked nothing, and nobody in its place.
             Some(id) => self.get(id).filter(|flying| !flying.passenger.own),
             None => self.only_one(),
@@ -201,8 +202,7 @@ impl Flights {
         let Some(flying) = flying else {
             let mut state = self.lock();
             let clients = state.flying.values().filter(|flying| !flying.passenger.own).count();
-            let named = on.or(named.token).is_some();
-            if clients == 0 && !named && state.parked.len() < MAX_PARKED {
+            if clients == 0 && on.is_none() && state.parked.len() < MAX_PARKED {
                 state.parked.push_back(ask());
                 return None;
             }
@@ -322,23 +322,15 @@ impl Named {
             #[serde(borrow, default, rename = "_meta")]
             meta: Option<&'a RawValue>,
         }
-        #[derive(Deserialize)]
-        struct Meta<'a> {
-            #[serde(borrow, default, rename = "progressToken")]
-            token: Option<&'a RawValue>,
-        }
         let Some(params) = params else { return Self::default() };
         let Ok(found) = serde_json::from_str::<Params<'_>>(params.get()) else {
             return Self::default();
         };
         let number = |raw: &RawValue| raw.get().trim_matches('"').parse().ok();
-        let meta = found.meta.map(RawValue::get);
-        let in_meta = meta.and_then(|meta| serde_json::from_str::<Meta<'_>>(meta).ok());
-        let token = found.token.or(in_meta.and_then(|meta| meta.token));
         let members = found.meta.and_then(edit::Members::read);
         let subscription = members.and_then(|members| members.get(META_SUBSCRIPTION));
         Self {
-            token: token.and_then(number),
+            token: found.token.and_then(number),
             subscription: subscription.and_then(number),
             request: found.request.map(|id| id.get().to_owned()),
         }

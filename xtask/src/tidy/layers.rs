@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-receipts", &["osvm-protocol", "osvm-runtime"]),
     ("osvm-rules", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     ("osvm-daemon", &["osvm-protocol", "osvm-runtime"]),
+    ("osvm-fixture", &[]),
     ("osvm-gateway", &["osvm-policy", "osvm-protocol", "osvm-runtime", "osvm-upstream"]),
     // Acts by asking for calls; runs in a guest of its own.
     ("osvm-agent", &[]),

@@ -24,6 +24,8 @@ mod sdk;
 mod serve;
 mod serve_abuse;
 mod serve_http;
+mod serve_servers;
+mod solana;
 mod tools;
 mod unikernel;
 mod watching;
