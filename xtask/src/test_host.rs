@@ -4,7 +4,7 @@
 //! this machine
 //! └── QEMU, TCG, a processor with SVM and nested paging
 //!     └── Debian's cloud kernel + an initramfs: osvm-test-host-init
-//!         └── the test programs, built for musl
+//!         └── the test programs, with the libraries of this machine
 //!             └── guests on /dev/kvm, run by (emulated) hardware: SSE, paging, exits and all
 //! ```
 //!
@@ -32,7 +32,7 @@ use std::process::{Command, ExitCode};
 pub(crate) const QEMU_PACKAGE: &str = "qemu-system-x86";
 const QEMU: &str = "qemu-system-x86_64";
 /// Memory of the test host, in MiB: the initramfs lives in it, and several guests at once.
-const MEMORY_MIB: &str = "2048";
+const MEMORY_MIB: &str = "3072";
 /// When the test host is given up, in seconds.
 const DEADLINE_SECS: &str = "2400";
 
@@ -116,7 +116,11 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     tools::add(&mut files)?;
     tools::add_qemu(QEMU, &mut files)?;
     let programs = programs::build(project)?;
-    files.copy(&programs.init, "/init")?;
+    let scratch = initrd.parent().context("the archive is nowhere")?;
+    tools::keep_program(&programs.init, "/init", scratch, &mut files)?;
+    for program in &programs.executables {
+        tools::keep_program(program, &program.to_string_lossy(), scratch, &mut files)?;
+    }
     for file in &programs.files {
         files.keep(file)?;
     }

@@ -1,7 +1,7 @@
-//! The programs that run on the test host, built for musl so that they need no library there.
+//! The programs that run on the test host: those of this machine, with their libraries.
 
 use crate::project::Project;
-use crate::{printer, process, toolchain};
+use crate::{printer, process};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub(super) struct Programs {
     pub(super) init: PathBuf,
     /// Files that must be there under the path they have on this machine.
     pub(super) files: Vec<PathBuf>,
+    /// Programs that must be there likewise.
+    pub(super) executables: Vec<PathBuf>,
     /// What is run, in this order.
     pub(super) list: Vec<Program>,
 }
@@ -45,23 +47,20 @@ impl Program {
     }
 }
 
-/// Builds the tests and the programs they drive.
+/// Builds the tests and the programs they drive: the same ones that run on this machine, so that
+/// nothing is built twice.
 pub(super) fn build(project: &Project) -> Result<Programs> {
     printer::step("building the KVM tests for the test host");
-    let mut cargo = process::cargo(&project.root);
-    cargo.args(["test", "--no-run", "--target", toolchain::LINUX]);
-    cargo.args(["--message-format", "json-render-diagnostics", "--package", INIT]);
-    for package in PACKAGES {
-        cargo.args(["--package", package]);
+    let mut tests = process::cargo(&project.root);
+    tests.args(["test", "--no-run", "--lib", "--bins", "--tests"]);
+    let mut programs = process::cargo(&project.root);
+    programs.args(["build", "--bins"]);
+    let mut messages = String::new();
+    for mut cargo in [tests, programs] {
+        cargo.args(["--workspace", "--locked", "--message-format", "json-render-diagnostics"]);
+        messages += &process::text(&mut cargo)?;
     }
-    // `cargo test` builds a package's programs only for its integration tests, if it has some.
-    cargo.args(["--lib", "--bins", "--tests"]);
-    let messages = process::text(&mut cargo)?;
-    let mut build = process::cargo(&project.root);
-    build.args(["build", "--target", toolchain::LINUX]);
-    build.args(["--message-format", "json-render-diagnostics", "--bins", "--package", INIT]);
-    let init = process::text(build.args(["--package", "osvm"]))?;
-    let mut programs = collect(&(init + &messages))?;
+    let mut programs = collect(&messages)?;
     programs.files.push(project.images());
     Ok(programs)
 }
@@ -69,13 +68,20 @@ pub(super) fn build(project: &Project) -> Result<Programs> {
 /// Reads cargo's messages: which programs were built, and for what.
 fn collect(messages: &str) -> Result<Programs> {
     let mut init = None;
-    let mut files = Vec::new();
+    let (mut files, mut executables) = (Vec::new(), Vec::new());
     let mut list = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Value = serde_json::from_str(line).context("cannot read cargo's message")?;
         let text = |pointer| message.pointer(pointer).and_then(Value::as_str);
         let Some(path) = text("/executable").map(PathBuf::from) else { continue };
         let name = text("/target/name").context("a target has no name")?;
+        let manifest = text("/manifest_path").map(PathBuf::from);
+        let directory = manifest.and_then(|path| path.parent().map(PathBuf::from));
+        let directory = directory.context("a package is nowhere")?;
+        let package = directory.file_name().and_then(|name| name.to_str());
+        if name != INIT && !package.is_some_and(|package| PACKAGES.contains(&package)) {
+            continue;
+        }
         let is_test = message.pointer("/profile/test") == Some(&Value::Bool(true));
         if name == INIT {
             if !is_test {
@@ -84,9 +90,6 @@ fn collect(messages: &str) -> Result<Programs> {
             continue;
         }
         if is_test {
-            let manifest = text("/manifest_path").map(PathBuf::from);
-            let directory = manifest.and_then(|path| path.parent().map(PathBuf::from));
-            let directory = directory.context("a package is nowhere")?;
             // Tests look for files of their own, and snapshots for their package.
             for own in [directory.join("tests"), directory.join("Cargo.toml")] {
                 if own.exists() && !files.contains(&own) {
@@ -102,10 +105,10 @@ fn collect(messages: &str) -> Result<Programs> {
                 arguments: &["--test-threads=1", "--skip=under_tcg"],
             });
         }
-        if !files.contains(&path) {
-            files.push(path);
+        if !executables.contains(&path) {
+            executables.push(path);
         }
     }
     let init = init.with_context(|| format!("cargo built no `{INIT}`"))?;
-    Ok(Programs { init, files, list })
+    Ok(Programs { init, files, executables, list })
 }

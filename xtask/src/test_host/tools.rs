@@ -54,6 +54,23 @@ pub(super) fn add(files: &mut Initramfs) -> Result<()> {
     Ok(())
 }
 
+/// Puts a program of this checkout where it is here, without what only a debugger reads: all of it
+/// has to fit into the host's memory.
+pub(super) fn keep_program(
+    program: &Path,
+    as_path: &str,
+    scratch: &Path,
+    files: &mut Initramfs,
+) -> Result<()> {
+    let stripped = scratch.join("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&stripped).arg(program);
+    // It comes with the linker; without it the program is only larger.
+    let from = if process::succeeds(&mut strip) { &stripped } else { program };
+    files.copy(from, as_path)?;
+    add_libraries(program, files)
+}
+
 /// Puts the libraries of `program`, and theirs, where its linker looks for them.
 fn add_libraries(program: &Path, files: &mut Initramfs) -> Result<()> {
     let list = process::text(Command::new("ldd").arg(program));
