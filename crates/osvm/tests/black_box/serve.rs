@@ -213,8 +213,20 @@ fn names_are_short_where_the_user_wants_them_so() {
     let names = |args: &[&str]| -> Vec<String> {
         dry(args).iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names(&["--servers", "system"]), ["system__echo", "system__guest_info"]);
-    assert_eq!(names(&["--servers", "system", "--no-prefix"]), ["echo", "guest_info"]);
+    assert_eq!(
+        names(&["--servers", "system"]),
+        [
+            "system__echo",
+            "system__guest_info",
+            "system__list_directory",
+            "system__read_file",
+            "system__write_file"
+        ]
+    );
+    assert_eq!(
+        names(&["--servers", "system", "--no-prefix"]),
+        ["echo", "guest_info", "list_directory", "read_file", "write_file"]
+    );
     assert_eq!(
         names(&["--tools", "system/echo,solana__get_balance"]),
         ["solana__get_balance", "system__echo"]
@@ -231,9 +243,12 @@ fn what_would_be_served_is_shown_to_people() {
     let home = Home::new();
     let dry = home.osvm(["mcp", "serve", "--dry-run", "--servers", "system"]);
     dry.assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-NAME                SERVER  TOOL        MODE       NETWORK
-system__echo        system  echo        unikernel  -
-system__guest_info  system  guest_info  unikernel  -
+NAME                    SERVER  TOOL            MODE       NETWORK
+system__echo            system  echo            unikernel  -
+system__guest_info      system  guest_info      unikernel  -
+system__list_directory  system  list_directory  unikernel  -
+system__read_file       system  read_file       unikernel  -
+system__write_file      system  write_file      unikernel  -
 
 "#]]);
 }

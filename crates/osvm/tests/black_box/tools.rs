@@ -73,9 +73,12 @@ hint: `osvm mcp tools system --json` shows the arguments of `echo`
 fn tools_are_listed_with_where_they_run() {
     let home = Home::new();
     home.osvm(["mcp", "tools", "system"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-SERVER  TOOL        MODE       NETWORK  DESCRIPTION
-system  echo        unikernel  -        Returns the text it was given.
-system  guest_info  unikernel  -        Says what the guest itself sees: its memory, devices, command line, image, and the names (never the values) of its environment variables.
+SERVER  TOOL            MODE       NETWORK  DESCRIPTION
+system  echo            unikernel  -        Returns the text it was given.
+system  guest_info      unikernel  -        Says what the guest itself sees: its memory, devices, command line, image, and the names (never the values) of its environment variables.
+system  read_file       unikernel  -        Reads a file of a directory that the isolation config mounts for this tool: at most 1 MiB at once, go on at `offset` until `eof`.
+system  list_directory  unikernel  -        Lists a directory that the isolation config mounts for this tool, or one in it: at most 1000 entries at once, go on at `offset` while there are more.
+system  write_file      unikernel  -        Writes a file of a directory that the isolation config mounts for this tool with `readonly: false`. Without `offset` the file holds the contents and nothing else afterwards.
 
 "#]]);
 }
