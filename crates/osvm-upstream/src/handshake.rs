@@ -122,11 +122,13 @@ fn refused(error: &RawValue) -> Probe {
     let supported = refusal.data.and_then(|data| serde_json::from_str(data.get()).ok());
     let supported = supported.map_or(Vec::new(), |Supported { supported }| supported);
     let legacy = supported.iter().any(|version| LEGACY_KNOWN.contains(&version.as_ref()));
+    let modern = supported.iter().any(|version| version == MODERN);
     match refusal.code {
-        -32_022 if legacy => Probe::Legacy,
-        -32_022 => stranger(&supported),
-        // It knows the new era, and wants more than a greeting.
-        -32_021 | -32_020 => Probe::Modern(Greeting {
+        -32_022 if legacy && !modern => Probe::Legacy,
+        -32_022 if !modern => stranger(&supported),
+        // It knows the new era, and wants more than a greeting, or says that it would have taken
+        // what it was offered: the next request shows whether it does.
+        -32_022..=-32_020 => Probe::Modern(Greeting {
             era: Era::Modern,
             version: MODERN.to_owned(),
             dual: legacy,
