@@ -61,7 +61,13 @@ pub(crate) fn own_call<'a>(
 /// Asks in the manner of the new era.
 pub(crate) fn discover(channel: &dyn Channel, deadline: Instant, cancel: &Stop) -> Probe {
     let call = own_call("server/discover", None, own_meta(Era::Modern, MODERN));
-    match channel.call(&call, deadline, cancel) {
+    let ask = || channel.call(&call, deadline, cancel);
+    let reply = match ask() {
+        // It refused the revision that it says it takes: it may mean it the second time.
+        Ok(Reply::Error(error)) if takes_modern(&error) => ask(),
+        reply => reply,
+    };
+    match reply {
         Ok(Reply::Result(result)) => discovered(&result),
         Ok(Reply::Error(error)) => refused(&error),
         Err(lost @ (Lost::Deadline | Lost::Gone(_))) => Probe::Silent(lost),
@@ -104,31 +110,44 @@ fn discovered(result: &RawValue) -> Probe {
     })
 }
 
+/// An error in answer to `server/discover`.
+#[derive(Deserialize)]
+struct Refusal<'a> {
+    code: i64,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+impl Refusal<'_> {
+    /// The revisions that it names.
+    fn supported(&self) -> Vec<Cow<'_, str>> {
+        #[derive(Deserialize)]
+        struct Supported<'a> {
+            #[serde(borrow)]
+            supported: Vec<Cow<'a, str>>,
+        }
+        let supported = self.data.and_then(|data| serde_json::from_str(data.get()).ok());
+        supported.map_or(Vec::new(), |Supported { supported }| supported)
+    }
+}
+
+fn takes_modern(error: &RawValue) -> bool {
+    serde_json::from_str::<Refusal<'_>>(error.get()).is_ok_and(|refusal| {
+        refusal.code == -32_022 && refusal.supported().iter().any(|version| version == MODERN)
+    })
+}
+
 fn refused(error: &RawValue) -> Probe {
-    #[derive(Deserialize)]
-    struct Refusal<'a> {
-        code: i64,
-        #[serde(borrow, default)]
-        data: Option<&'a RawValue>,
-    }
-    #[derive(Deserialize)]
-    struct Supported<'a> {
-        #[serde(borrow)]
-        supported: Vec<Cow<'a, str>>,
-    }
     let Ok(refusal) = serde_json::from_str::<Refusal<'_>>(error.get()) else {
         return Probe::Legacy;
     };
-    let supported = refusal.data.and_then(|data| serde_json::from_str(data.get()).ok());
-    let supported = supported.map_or(Vec::new(), |Supported { supported }| supported);
+    let supported = refusal.supported();
     let legacy = supported.iter().any(|version| LEGACY_KNOWN.contains(&version.as_ref()));
-    let modern = supported.iter().any(|version| version == MODERN);
     match refusal.code {
-        -32_022 if legacy && !modern => Probe::Legacy,
-        -32_022 if !modern => stranger(&supported),
-        // It knows the new era, and wants more than a greeting, or says that it would have taken
-        // what it was offered: the next request shows whether it does.
-        -32_022..=-32_020 => Probe::Modern(Greeting {
+        -32_022 if legacy => Probe::Legacy,
+        -32_022 => stranger(&supported),
+        // It knows the new era, and wants more than a greeting.
+        -32_021 | -32_020 => Probe::Modern(Greeting {
             era: Era::Modern,
             version: MODERN.to_owned(),
             dual: legacy,

@@ -207,13 +207,13 @@ fn lists(offer: &Offer) -> Result<Seen> {
 
 /// Entries of a list, each with what tells it from others.
 fn listed(entries: &[Box<RawValue>]) -> Result<Vec<(String, Value)>> {
-    let read = |entry: &Box<RawValue>| {
+    let read = |entry: &RawValue| {
         let entry: Value = serde_json::from_str(entry.get())?;
         let name = ["uri", "uriTemplate", "name"].into_iter().find_map(|key| entry.get(key));
         let name = name.and_then(Value::as_str).context("an entry has no name")?.to_owned();
         Ok((name, entry))
     };
-    entries.iter().map(read).collect()
+    entries.iter().map(|entry| read(entry)).collect()
 }
 
 fn ask(server: &Server, method: &str, params: &Value, era: Era) -> Result<Value> {

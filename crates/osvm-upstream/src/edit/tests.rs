@@ -1,3 +1,5 @@
+//! What is added to requests, and what is taken out of answers.
+
 use super::*;
 
 fn raw(text: &str) -> Box<RawValue> {

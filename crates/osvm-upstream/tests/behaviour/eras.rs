@@ -183,6 +183,21 @@ fn the_link_that_was_idle_longest_makes_place_for_the_ninth() {
 }
 
 #[test]
+fn a_revision_that_is_refused_and_named_as_known_is_offered_once_more() {
+    let script = Scripted::new(|_, mut wire| {
+        let refused = wire.next().unwrap();
+        let data = json!({"supported": ["2026-07-28"], "requested": "2026-07-28"});
+        let error = json!({"code": -32_022, "message": "no", "data": data});
+        wire.send(&json!({"jsonrpc": "2.0", "id": refused["id"], "error": error}));
+        wire.modern(&["2026-07-28"]);
+        wire.echo();
+    });
+    let server = script.server();
+    assert_eq!(ask(&server, "m").unwrap()["method"], "m");
+    assert_eq!((server.era(), script.starts()), (Some(Era::Modern), 1));
+}
+
+#[test]
 fn a_revision_that_nobody_knows_is_refused() {
     let script = Scripted::new(|_, mut wire| {
         while let Some(message) = wire.next() {
