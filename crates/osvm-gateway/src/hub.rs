@@ -28,13 +28,8 @@ struct State {
     first: u64,
 }
 
-/// How often each list has changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Lists {
-    tools: u64,
-    prompts: u64,
-    resources: u64,
-}
+/// How often each list has changed: tools, prompts, resources.
+pub(crate) type Lists = [u64; 3];
 
 /// A resource has other content now.
 #[derive(Debug)]
@@ -58,6 +53,8 @@ pub(crate) struct Heard {
 #[derive(Debug, Default)]
 pub(crate) struct News {
     pub(crate) changed: Difference,
+    /// How often each list has changed until now.
+    pub(crate) lists: Lists,
     pub(crate) updates: Vec<Arc<Update>>,
 }
 
@@ -68,13 +65,18 @@ impl Hub {
         Heard { lists: state.lists, next: state.first + state.updates.len() as u64 }
     }
 
+    /// How often each list has changed.
+    pub(crate) fn lists(&self) -> Lists {
+        self.lock().lists
+    }
+
     /// Tells that lists have changed.
     pub(crate) fn changed(&self, difference: Difference) {
         let mut state = self.lock();
-        let Lists { tools, prompts, resources } = &mut state.lists;
-        *tools += u64::from(difference.tools);
-        *prompts += u64::from(difference.prompts);
-        *resources += u64::from(difference.resources);
+        let Difference { tools, prompts, resources } = difference;
+        for (count, changed) in state.lists.iter_mut().zip([tools, prompts, resources]) {
+            *count += u64::from(changed);
+        }
         drop(state);
         self.news.notify_all();
     }
@@ -101,15 +103,14 @@ impl Hub {
         };
         let waited = self.news.wait_timeout_while(state, patience, nothing);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let changed = Difference {
-            tools: state.lists.tools != heard.lists.tools,
-            prompts: state.lists.prompts != heard.lists.prompts,
-            resources: state.lists.resources != heard.lists.resources,
-        };
+        let lists = state.lists;
+        let [tools, prompts, resources] =
+            std::array::from_fn(|n| lists.get(n) != heard.lists.get(n));
+        let changed = Difference { tools, prompts, resources };
         let known = usize::try_from(heard.next.saturating_sub(state.first)).unwrap_or(usize::MAX);
         let updates = state.updates.iter().skip(known).cloned().collect();
         *heard = Heard { lists: state.lists, next: state.first + state.updates.len() as u64 };
-        News { changed, updates }
+        News { changed, lists, updates }
     }
 
     // Each change is complete before anything could panic.

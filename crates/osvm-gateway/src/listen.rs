@@ -4,9 +4,9 @@
 //! resources after `resources/subscribe`. Since then a client asks for all of it with
 //! `subscriptions/listen`, a request that stays open until it is cancelled.
 
-use crate::catalog::Difference;
+use crate::catalog::{Difference, List};
 use crate::gateway::Gateway;
-use crate::hub::{News, Update};
+use crate::hub::{Lists, News, Update};
 use crate::message::{Defect, read_params};
 use crate::outlet::Outlet;
 use crate::raw::{self, Object};
@@ -38,6 +38,9 @@ pub(crate) struct Listeners(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     handshake: bool,
+    /// How often each list had changed when the client, with a handshake, asked for it last. Who
+    /// never asked for a list is not told of its changes.
+    seen: [Option<u64>; 3],
     /// What a client with a handshake has subscribed to, by the URI it uses.
     resources: HashMap<String, Wish>,
     open: Vec<Subscription>,
@@ -90,6 +93,18 @@ impl Listeners {
     /// The client has shaken hands, and is told from now on.
     pub(crate) fn shake_hands(&self) {
         self.lock().handshake = true;
+    }
+
+    /// The client is about to be shown a list, which has changed so often.
+    pub(crate) fn shown(&self, list: List, lists: Lists) {
+        let number = match list {
+            List::Tools => 0,
+            List::Prompts => 1,
+            List::Resources | List::Templates => 2,
+        };
+        if let Some(seen) = self.lock().seen.get_mut(number) {
+            *seen = lists.get(number).copied();
+        }
     }
 
     /// A client with a handshake wants to hear of `uri`.
@@ -226,7 +241,8 @@ impl Listeners {
         ];
         for (number, (changed, method)) in lists.into_iter().enumerate() {
             if changed {
-                self.tell_of_list(number, method, outlet);
+                let now = news.lists.get(number).copied();
+                self.tell_of_list(number, now, method, outlet);
             }
         }
         for update in &news.updates {
@@ -234,7 +250,7 @@ impl Listeners {
         }
     }
 
-    fn tell_of_list(&self, number: usize, method: &str, outlet: &Outlet) {
+    fn tell_of_list(&self, number: usize, now: Option<u64>, method: &str, outlet: &Outlet) {
         let wanted = |subscription: &&Subscription| {
             let Difference { tools, prompts, resources } = subscription.to;
             [tools, prompts, resources].get(number) == Some(&true)
@@ -242,7 +258,8 @@ impl Listeners {
         let (handshake, open): (bool, Vec<Id<'static>>) = {
             let state = self.lock();
             let open = state.open.iter().filter(wanted).map(|subscription| subscription.id.clone());
-            (state.handshake, open.collect())
+            let seen = state.seen.get(number).copied().flatten();
+            (state.handshake && seen.is_some() && seen < now, open.collect())
         };
         if handshake {
             outlet.send(|| true, &notification::<()>(method, None));

@@ -214,6 +214,8 @@ impl Session {
         let cursor = read_params::<Params<'_>>(params)?.unwrap_or_default().cursor;
         self.gateway.settle_first();
         self.gateway.refresh();
+        // Before the list is taken: a change in between is told, not lost.
+        self.client.listeners.shown(list, self.gateway.hub.lists());
         let catalog = self.gateway.catalog();
         let page = catalog.page(list, era, cursor.as_ref().map(|Text(cursor)| &**cursor))?;
         self.answer(id, ListResult { list, page, stateless: era == Era::Stateless })

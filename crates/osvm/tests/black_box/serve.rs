@@ -157,6 +157,10 @@ fn progress_is_told_to_those_who_ask_before_the_answer() {
     assert_eq!(progress["method"], "notifications/progress");
     assert_eq!(progress["params"]["progressToken"], "token");
     assert_eq!(progress["params"]["message"], "starting a virtual machine for `system/echo`");
+    let runs = client.next();
+    assert_eq!(runs["params"]["progress"], 2);
+    let message = runs["params"]["message"].as_str().unwrap();
+    assert!(message.starts_with("`system/echo` runs in a virtual machine"), "{message}");
     assert_eq!(client.next()["id"], 2);
     client.assert_only_a_pong_comes();
 }

@@ -157,9 +157,51 @@ fn progress_and_the_answer_come_as_events_in_order() {
     let params = json!({"name": "system__echo", "arguments": {"text": "hi"},
         "_meta": {"progressToken": "t"}});
     let events = server.stateless("tools/call", params).events();
-    assert_eq!(events.len(), 2, "{events:?}");
-    assert_eq!(events[0]["params"]["progressToken"], "t");
-    assert_eq!(events[1]["result"]["structuredContent"], json!({"text": "hi"}));
+    assert_eq!(events.len(), 3, "{events:?}");
+    for (at, told) in [(1, &events[0]), (2, &events[1])] {
+        assert_eq!(told["params"]["progressToken"], "t");
+        assert_eq!(told["params"]["progress"], at);
+    }
+    assert_eq!(events[2]["result"]["structuredContent"], json!({"text": "hi"}));
+}
+
+#[test]
+fn of_ten_clients_those_that_behave_do_not_notice_the_others() {
+    let home = crate::serve_servers::home("direct");
+    let server = Server::start(&home, &["--no-token", "--no-prefix", "--servers", "fixture"]);
+    let call = |name: &str, arguments: Value| {
+        let message =
+            request(7, "tools/call", stateless(json!({"name": name, "arguments": arguments})));
+        let headers = [
+            VERSION,
+            ("mcp-method", "tools/call"),
+            ("mcp-name", name),
+            ("content-type", "application/json"),
+        ];
+        server.send("POST", "/mcp", &headers, message.to_string().as_bytes())
+    };
+    let listed = server.stateless("tools/list", json!({})).json();
+    assert!(!listed["result"]["tools"].as_array().unwrap().is_empty());
+    let killed = call("sleep", json!({"ms": 600_000}));
+    let deaf = call("big", json!({"bytes": 10 * 1024 * 1024}));
+    let noisy = server.send("POST", "/mcp", &[], &[0xff; 100_000]);
+    std::thread::scope(|scope| {
+        for client in 0..7 {
+            let call = &call;
+            scope.spawn(move || {
+                for n in 0..10 {
+                    let text = format!("{client}-{n}");
+                    let answer = Response::read(call("echo", json!({ "text": text }))).json();
+                    assert_eq!(answer["result"]["content"][0]["text"], text, "{answer}");
+                }
+            });
+        }
+        drop(killed);
+    });
+    drop((deaf, noisy));
+    // The call of the client that was killed is over too, or osvm would not end.
+    drop(server);
+    home.assert_nothing_left();
 }
 
 #[test]

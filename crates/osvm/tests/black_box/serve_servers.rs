@@ -16,7 +16,8 @@ fn fixture() -> &'static Path {
         if !path.exists() {
             let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../osvm-fixture/Cargo.toml");
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let built = Command::new(cargo).arg("build").arg("--manifest-path").arg(manifest).status();
+            let built =
+                Command::new(cargo).arg("build").arg("--manifest-path").arg(manifest).status();
             assert!(built.unwrap().success());
         }
         path
@@ -24,7 +25,7 @@ fn fixture() -> &'static Path {
 }
 
 /// A home with one configured server, and the mode its tools run in.
-fn home(mode: &str) -> Home {
+pub(crate) fn home(mode: &str) -> Home {
     let home = Home::new();
     home.write_config(&json!({"mcp_servers": {"fixture": {"execution_mode": mode}}}).to_string());
     let servers = json!({"mcpServers": {"fixture": {"command": fixture()}}});

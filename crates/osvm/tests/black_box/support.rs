@@ -218,6 +218,10 @@ impl Home {
             // A lock is a file that nobody holds any more.
             let kept = ["run/osvm/cids", "run/osvm/kvm.json", "run/osvm/daemon.lock"];
             kept.iter().any(|name| file.ends_with(name))
+                // Receipts, and the key they are signed with, outlive their calls.
+                || file.parent().is_some_and(|dir| dir.ends_with("osvm/receipts"))
+                // So does what configured servers offered.
+                || file.parent().is_some_and(|dir| dir.ends_with("osvm/servers"))
                 || file.extension().is_some_and(|end| end == "log")
         };
         files.retain(|file| !expected(file));
