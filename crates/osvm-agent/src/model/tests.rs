@@ -1,3 +1,5 @@
+//! What is said to each provider, and what becomes of its answers.
+
 use super::*;
 use crate::conversation::CallResult;
 

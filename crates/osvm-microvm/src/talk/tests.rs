@@ -1,3 +1,5 @@
+//! Frames between host and init, over a pair of sockets instead of a guest.
+
 use super::*;
 use osvm_protocol::linux::wrap;
 use std::io::{Read, Write};

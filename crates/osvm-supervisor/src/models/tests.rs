@@ -1,3 +1,5 @@
+//! Requests to a provider that is a socket of the test.
+
 use super::*;
 use osvm_agent::Model;
 use std::io::{Read, Write};
