@@ -16,6 +16,7 @@ mod denied;
 mod doctor;
 mod generated;
 mod hostile;
+mod mcp_add;
 mod mcp_exchange;
 mod mcp_servers;
 mod mcp_upstream;
