@@ -11,13 +11,16 @@
 //! - A clone that fails on its way is destroyed, and the reason kept until one succeeds.
 
 use crate::error::MicroVmError;
-use crate::guest::{Guest, Host};
+use crate::guest::{Awake, Guest, Host};
 use crate::template::{Template, exercise};
-use osvm_protocol::linux::Woken;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// How often a clone is exercised for the pool. The second time takes other turns through code that
+/// the first has translated.
+const EXERCISES: usize = 2;
 
 /// How long a clone may take to be ready for the pool.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +36,7 @@ const AFTER_FAILING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Ready {
     pub(crate) guest: Guest,
-    woken: Woken,
+    awake: Awake,
 }
 
 impl Ready {
@@ -50,16 +53,24 @@ impl Ready {
         deadline: Instant,
     ) -> Result<Self, MicroVmError> {
         let mut guest = host.restore(&template.name, &template.snapshot)?;
-        let woken = guest.wake(deadline)?;
+        let awake = guest.wake(deadline)?;
         if exercised && template.greeting.is_some() {
-            exercise(&mut guest, deadline).map_err(|gone| guest.explain(gone))?;
+            for _ in 0..EXERCISES {
+                let done = exercise(&mut guest, template.exercise, deadline);
+                done.map_err(|gone| guest.explain(gone))?;
+            }
         }
-        Ok(Self { guest, woken })
+        Ok(Self { guest, awake })
     }
 
     /// Programs in it that had random generators of their own and seeded them anew.
     pub fn hooks(&self) -> u32 {
-        self.woken.hooks
+        self.awake.hooks
+    }
+
+    /// How far its clock was off at most when it was set.
+    pub fn clock_error(&self) -> Duration {
+        self.awake.clock_error
     }
 
     /// The guest, for the one request.

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How far a clone's clock may be off when it is handed out.
-const CLOCK_ERROR: Duration = Duration::from_millis(15);
+const CLOCK_ERROR: Duration = Duration::from_millis(40);
 
-/// Attempts to set a clock that well. The first pays for code that is translated on its way.
-const CLOCK_TRIES: u32 = 8;
+/// How long setting a clock that well may take. On a host that is busy, an answer may come so late
+/// that nobody can say how right the clock is; the clone is handed out then, and the log says so.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where microVMs of this osvm run.
 #[derive(Clone, Debug)]
@@ -41,6 +42,15 @@ pub struct Host {
 pub(crate) enum Life {
     Persistent,
     Clone,
+}
+
+/// A clone that is unique.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awake {
+    /// Programs in it that seeded generators of their own.
+    pub(crate) hooks: u32,
+    /// How far its clock is off at most.
+    pub(crate) clock_error: Duration,
 }
 
 /// A running guest that has its stream.
@@ -160,19 +170,17 @@ impl Guest {
     }
 
     /// Makes a copy unlike its original and lets its programs run: new randomness, the right time.
-    pub(crate) fn wake(&mut self, deadline: Instant) -> Result<Woken, MicroVmError> {
+    pub(crate) fn wake(&mut self, deadline: Instant) -> Result<Awake, MicroVmError> {
         let entropy = Some(entropy().map_err(random)?);
-        let woken = self.set_time(entropy, deadline)?;
-        if woken.1 <= CLOCK_ERROR {
-            return Ok(woken.0);
+        let started = Instant::now();
+        let (Woken { hooks, .. }, mut clock_error) = self.set_time(entropy, deadline)?;
+        while CLOCK_ERROR < clock_error && started.elapsed() < CLOCK_PATIENCE {
+            clock_error = self.set_time(None, deadline)?.1;
         }
-        for _ in 0..CLOCK_TRIES {
-            if self.set_time(None, deadline)?.1 <= CLOCK_ERROR {
-                return Ok(woken.0);
-            }
+        if CLOCK_ERROR < clock_error {
+            tracing::warn!(cid = self.cid(), "a clone's clock may be off by {clock_error:?}");
         }
-        // The host is too busy to say how late an answer came; an honest failure beats a wrong clock.
-        Err(MicroVmError::Recipe("the clone's clock could not be set to within 15 ms"))
+        Ok(Awake { hooks, clock_error })
     }
 
     /// Sets the clock; also says by how much it is off at most.

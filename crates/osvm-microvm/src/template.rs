@@ -20,6 +20,18 @@ pub(crate) const REVISION: &str = "2025-11-25";
 /// How long a warm server is left alone before it is saved, to finish what it does by the way.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How often a server is exercised before it is saved.
+const EXERCISES: usize = 3;
+
+/// What a warm server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exercise {
+    /// Nothing that could trouble it.
+    Plain,
+    /// A call of a tool it does not have besides.
+    WithCall,
+}
+
 /// A saved guest whose server is warm. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -27,6 +39,8 @@ pub struct Template {
     pub(crate) snapshot: Snapshot,
     /// The `InitializeResult`, or nothing for a server that knows no `initialize`.
     pub(crate) greeting: Option<Box<RawValue>>,
+    /// How its clones are exercised.
+    pub(crate) exercise: Exercise,
     /// Where the time went.
     pub times: Times,
 }
@@ -54,11 +68,28 @@ impl Template {
         deadline: Instant,
         cancel: &Stop,
     ) -> Result<Self, MicroVmError> {
+        match Self::attempt(host, recipe, Exercise::WithCall, deadline, cancel) {
+            // A server that does not survive a call of a tool it does not have is not asked again.
+            Err(MicroVmError::Gone(Gone::Ended(_) | Gone::HungUp)) => {
+                tracing::info!(server = %recipe.name, "warmed without a call");
+                Self::attempt(host, recipe, Exercise::Plain, deadline, cancel)
+            }
+            made => made,
+        }
+    }
+
+    fn attempt(
+        host: &Host,
+        recipe: &Recipe,
+        exercise: Exercise,
+        deadline: Instant,
+        cancel: &Stop,
+    ) -> Result<Self, MicroVmError> {
         let started = Instant::now();
         let mut guest = host.boot(recipe, Life::Clone)?;
         let killer = guest.killer();
         let _hook = cancel.hook(move || killer.kill());
-        let made = warm(&mut guest, started, deadline);
+        let made = warm(&mut guest, exercise, started, deadline);
         let (greeting, kernel, initialized) = match made {
             Ok(made) => made,
             Err(_) if cancel.is_stopped() => return Err(MicroVmError::Cancelled),
@@ -66,7 +97,7 @@ impl Template {
         };
         let snapshot = guest.save(deadline)?;
         let times = Times { kernel, initialized, saved: started.elapsed() };
-        Ok(Self { name: recipe.name.clone(), snapshot, greeting, times })
+        Ok(Self { name: recipe.name.clone(), snapshot, greeting, exercise, times })
     }
 }
 
@@ -81,7 +112,12 @@ impl Template {
 
 type Warm = (Option<Box<RawValue>>, Duration, Duration);
 
-fn warm(guest: &mut Guest, started: Instant, deadline: Instant) -> Result<Warm, Gone> {
+fn warm(
+    guest: &mut Guest,
+    how: Exercise,
+    started: Instant,
+    deadline: Instant,
+) -> Result<Warm, Gone> {
     let talk = guest.talk();
     let info: Info = talk.ask(method::INFO, &json!({}), deadline)?;
     let greeting = match talk.request("initialize", &greeting(), deadline) {
@@ -92,7 +128,10 @@ fn warm(guest: &mut Guest, started: Instant, deadline: Instant) -> Result<Warm, 
     let initialized = started.elapsed();
     if greeting.is_some() {
         talk.notify("notifications/initialized", deadline)?;
-        exercise(guest, deadline)?;
+        // The first time compiles, later ones settle what was compiled.
+        for _ in 0..EXERCISES {
+            exercise(guest, how, deadline)?;
+        }
     }
     std::thread::sleep(SETTLE);
     // Also says that the server is still there.
@@ -110,10 +149,16 @@ fn greeting() -> serde_json::Value {
     })
 }
 
-/// Runs the code that a first call would have to wait for. A server without tools says so.
-pub(crate) fn exercise(guest: &mut Guest, deadline: Instant) -> Result<(), Gone> {
-    for method in ["ping", "tools/list"] {
-        match guest.talk().request(method, &json!({}), deadline) {
+/// A tool that no server has. Calling it runs what every call runs and changes nothing.
+const NO_TOOL: &str = "osvm_warm_up";
+
+/// Runs the code that a first call would have to wait for. What the server answers does not matter.
+pub(crate) fn exercise(guest: &mut Guest, how: Exercise, deadline: Instant) -> Result<(), Gone> {
+    let call = json!({"name": NO_TOOL, "arguments": {}});
+    let asked = [("ping", json!({})), ("tools/list", json!({})), ("tools/call", call)];
+    let count = if how == Exercise::WithCall { 3 } else { 2 };
+    for (method, params) in asked.iter().take(count) {
+        match guest.talk().request(method, params, deadline) {
             Ok(_) | Err(Gone::ServerRefused { .. }) => {}
             Err(gone) => return Err(gone),
         }

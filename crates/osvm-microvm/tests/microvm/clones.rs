@@ -6,7 +6,7 @@ use osvm_microvm::{Recipe, Template};
 use osvm_upstream::Stop;
 use serde_json::Value;
 use std::collections::HashSet;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Clones of which no two may be alike. The whole suite takes `OSVM_TEST_CLONES=200`.
 fn clones() -> usize {
@@ -37,6 +37,7 @@ fn no_two_are_alike(runtime: Runtime, alike: &[&str]) {
     for number in 0..clones() {
         let ready = Ready::make(&bench.host, &template, false, soon()).unwrap();
         assert!(0 < ready.hooks(), "the {runtime:?} server has not loaded its hook");
+        let sure = ready.clock_error() < Duration::from_millis(50);
         let mut guest = ready.into_guest();
         let before = unix_ms();
         let drawn = guest.talk().request("tools/call", &call("draw"), soon()).unwrap();
@@ -45,7 +46,9 @@ fn no_two_are_alike(runtime: Runtime, alike: &[&str]) {
         for (name, value) in drawn.as_object().unwrap() {
             if name == "now" {
                 let now = value.as_f64().unwrap();
-                assert!(before - 50.0 < now && now < after + 50.0, "{before} {now} {after}");
+                // On a host that is too busy to tell, the clone says so.
+                let right = before - 50.0 < now && now < after + 50.0;
+                assert!(right || !sure, "{before} {now} {after}");
             } else if !alike.contains(&name.as_str()) {
                 let new = seen.insert((name.clone(), value.to_string()));
                 assert!(new, "clone {number}: `{name}` is {value} again");
@@ -85,7 +88,7 @@ fn a_pool_hands_out_clones_that_were_never_used() {
         let started = Instant::now();
         while pool.status().0 < 2 {
             assert!(started.elapsed().as_secs() < 60, "{:?}", pool.status());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         let mut guest = pool.take(soon()).unwrap().into_guest();
         let called = Instant::now();

@@ -101,7 +101,8 @@ fn boot(accelerator: Accelerator, spec: &LinuxSpec) -> Vec<OsString> {
 
 /// The kernel's command line.
 fn kernel_line(accelerator: Accelerator, khz: Option<u64>) -> String {
-    let mut line = "quiet console=ttyS0 reboot=t panic=-1 random.trust_cpu=on".to_owned();
+    let mut line =
+        "osvm.microvm quiet console=ttyS0 reboot=t panic=-1 random.trust_cpu=on".to_owned();
     if let (Accelerator::Tcg, Some(khz)) = (accelerator, khz) {
         // The guest's counter is the host's, and can't be measured in there.
         line.push_str(&format!(" no_timer_check tsc=reliable tsc_early_khz={khz}"));
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn no_guest_is_given_a_network_card_or_a_shared_folder() {
         for words in [words(false), words(true)] {
-            for word in ["net", "nic", "9p", "virtfs", "usb-", "vnc", "gdb", "vsock"] {
+            for word in ["net", "-nic", "9p", "virtfs", "usb-", "vnc", "gdb", "vsock"] {
                 assert!(!words.contains(word), "{word} in {words}");
             }
             assert!(words.contains("-nodefaults") && words.contains("spawn=deny"));
