@@ -91,6 +91,19 @@ fn options(resolved: &Resolved) -> Vec<ExplainedOption> {
     if let Some(command) = &resolved.server_command {
         values.push(("server_command", json!(command)));
     }
+    if resolved.mode == ExecutionMode::MicroVm {
+        values.extend([
+            ("life", json!(resolved.life)),
+            ("image", json!(resolved.image)),
+            ("idle_secs", json!(resolved.idle.as_secs())),
+        ]);
+        // Then the image has the last word.
+        if *resolved.origins.get("memory_mb") == Origin::BuiltIn
+            && let Some((_, value)) = values.iter_mut().find(|(name, _)| *name == "memory_mb")
+        {
+            *value = json!("as the image says");
+        }
+    }
     let explain =
         |(name, value)| ExplainedOption { name, value, origin: resolved.origins.get(name).clone() };
     values.into_iter().map(explain).collect()

@@ -37,7 +37,7 @@ pub use error::{ConfigError, ConfigErrors, Problem, ProblemKind};
 pub use explain::{ExplainedOption, Explanation};
 pub use file::{MAX_FILE_BYTES, read as read_trusted};
 pub use model::{
-    BackendChoice, EgressRule, ExecutionMode, HostPattern, KraftConfig, Mount, OnFailure,
+    BackendChoice, EgressRule, ExecutionMode, HostPattern, KraftConfig, Life, Mount, OnFailure,
     PathPattern, Pool,
 };
 pub use nearest::nearest;

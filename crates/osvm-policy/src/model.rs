@@ -55,6 +55,35 @@ impl OnFailure {
     pub(crate) const NAMES: &[(&str, Self)] = &[("deny", Self::Deny), ("fallback", Self::Fallback)];
 }
 
+/// How long the microVM of a server lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Life {
+    /// Every call gets a copy of the warm server, which is gone after it.
+    Clone,
+    /// One microVM serves all calls, and keeps what they leave behind.
+    Persistent,
+}
+
+impl Life {
+    pub(crate) const NAMES: &[(&str, Self)] =
+        &[("clone", Self::Clone), ("persistent", Self::Persistent)];
+
+    /// The word in the config file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clone => "clone",
+            Self::Persistent => "persistent",
+        }
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Which hypervisor boots guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ mod text;
 use crate::env::Env;
 use crate::json::{Fields, Node, Path, Reader, Spanned};
 use crate::model::{
-    BackendChoice, EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure, Pool, RpcUrl,
+    BackendChoice, EgressRule, ExecutionMode, KraftConfig, Life, Mount, OnFailure, Pool, RpcUrl,
 };
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -42,6 +42,9 @@ pub(crate) struct Server {
     pub(crate) microvm_vcpus: Option<Spanned<u32>>,
     pub(crate) microvm_mounts: Option<Spanned<Vec<Mount>>>,
     pub(crate) command: Option<Spanned<Vec<String>>>,
+    pub(crate) life: Option<Spanned<Life>>,
+    pub(crate) image: Option<Spanned<String>>,
+    pub(crate) idle_secs: Option<Spanned<u32>>,
     pub(crate) tools: BTreeMap<String, Table>,
 }
 
@@ -63,6 +66,8 @@ pub(crate) struct Table {
 
 /// Longest `timeout_secs`, in seconds.
 const MAX_TIMEOUT: u32 = 3600;
+/// Longest `idle_secs`, in seconds: a week.
+const MAX_IDLE: u32 = 7 * 24 * 3600;
 /// What any guest may have: the narrower limits of a mode are for [`crate::check`].
 const ANY_MEMORY: (u32, u32) = (16, 65_536);
 const ANY_VCPUS: (u32, u32) = (1, 16);
@@ -123,6 +128,11 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
     let microvm_mounts = fields
         .take_spanned(reader, "microvm_mounts", |node, reader| mount::list(&node, reader, env));
     let command = fields.take_spanned(reader, "server_command", text::command);
+    let life = fields.take_spanned(reader, "life", |node, r| node.word(r, Life::NAMES));
+    let image = fields.take_spanned(reader, "image", text::image_name);
+    let idle_secs = fields.take_spanned(reader, "idle_secs", |node, reader| {
+        int(&node, reader, (1, MAX_IDLE), "an unused microVM is kept", "seconds")
+    });
     let tools = fields.take(reader, "tools", |node, reader| {
         named(node, reader, TOOL_NAMES, |node, reader| tool(node, reader, env))
     });
@@ -134,6 +144,9 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
         microvm_vcpus,
         microvm_mounts,
         command,
+        life,
+        image,
+        idle_secs,
         tools: tools.unwrap_or_default(),
     })
 }

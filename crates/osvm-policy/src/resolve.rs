@@ -11,7 +11,7 @@
 mod warn;
 
 use crate::json::{Spanned, member_pointer};
-use crate::model::{EgressRule, ExecutionMode, KraftConfig, Mount, OnFailure};
+use crate::model::{EgressRule, ExecutionMode, KraftConfig, Life, Mount, OnFailure};
 use crate::read::{self, Root, Server, Table};
 use crate::source::Location;
 use serde::Serialize;
@@ -52,6 +52,12 @@ pub struct Resolved {
     pub kraft_config: KraftConfig,
     /// Program and arguments that start the MCP server, if the file names them.
     pub server_command: Option<Vec<String>>,
+    /// In mode `microvm`: whether every call gets a copy of the server.
+    pub life: Life,
+    /// In mode `microvm`: the server's Linux image, a name in the image store.
+    pub image: String,
+    /// In mode `microvm`: how long a microVM without calls is kept.
+    pub idle: Duration,
     /// What the user should know before trusting this.
     pub warnings: Vec<Warning>,
     /// Where each option comes from.
@@ -76,6 +82,8 @@ impl fmt::Debug for Resolved {
             .field("mounts", &self.mounts)
             .field("env_vars", &names)
             .field("kraft_config", &self.kraft_config)
+            .field("life", &self.life)
+            .field("image", &self.image)
             .finish_non_exhaustive()
     }
 }
@@ -126,7 +134,7 @@ impl Origins {
 
 /// What the options are when nobody says anything.
 pub(crate) mod built_in {
-    use crate::model::{ExecutionMode, OnFailure};
+    use crate::model::{ExecutionMode, Life, OnFailure};
 
     pub(crate) const MODE: ExecutionMode = ExecutionMode::Unikernel;
     pub(crate) const ON_FAILURE: OnFailure = OnFailure::Deny;
@@ -136,6 +144,8 @@ pub(crate) mod built_in {
     pub(crate) const MICROVM_MEMORY_MB: u32 = 256;
     pub(crate) const VCPUS: u32 = 1;
     pub(crate) const TIMEOUT_SECS: u32 = 30;
+    pub(crate) const LIFE: Life = Life::Clone;
+    pub(crate) const IDLE_SECS: u32 = 300;
     /// The public endpoint of the main network.
     pub(crate) const SOLANA_RPC_URL: &str = "https://api.mainnet-beta.solana.com";
 }
@@ -247,6 +257,15 @@ impl<'c> Scope<'c> {
         pick(Level::Server, name, get(server))
     }
 
+    /// What the server's entry says of something that its tools can't differ in.
+    fn server_only<T>(
+        &self,
+        name: &'static str,
+        get: impl Fn(&'c Server) -> Option<&'c Spanned<T>>,
+    ) -> Option<Picked<'c, T>> {
+        pick(Level::Server, name, self.server.and_then(|(_, server)| get(server)))
+    }
+
     /// Where in the file `name` of the entry of `level` is, in words.
     pub(crate) fn pointer(&self, level: Level, name: &str) -> String {
         let server = |(name, _): (&str, _)| member_pointer("mcp_servers", name);
@@ -353,11 +372,18 @@ pub(crate) fn resolve(
             KraftConfig::default,
         ),
         server_command: None,
+        life: taker.take("life", scope.server_only("life", |s| s.life.as_ref()), || built_in::LIFE),
+        image: taker
+            .take("image", scope.server_only("image", |s| s.image.as_ref()), || server.to_owned()),
+        idle: Duration::from_secs(u64::from(taker.take(
+            "idle_secs",
+            scope.server_only("idle_secs", |s| s.idle_secs.as_ref()),
+            || built_in::IDLE_SECS,
+        ))),
         warnings: Vec::new(),
         origins: Origins::default(),
     };
-    let command = scope.server.and_then(|(_, server)| server.command.as_ref());
-    if let Some(command) = pick(Level::Server, "server_command", command) {
+    if let Some(command) = scope.server_only("server_command", |s| s.command.as_ref()) {
         resolved.server_command = Some(taker.take("server_command", Some(command), Vec::new));
     }
     solana(scope, &mut resolved, &mut taker);

@@ -73,6 +73,13 @@ pub(super) fn warnings(
         }
         (true, false) | (false, true) => {}
     }
+    if resolved.mode != ExecutionMode::MicroVm {
+        for option in ["life", "image", "idle_secs"] {
+            if resolved.origins.location(option).is_some() && resolved.tool.is_empty() {
+                warn(option, format!("`{option}` has an effect only in mode `microvm`"));
+            }
+        }
+    }
     let switch = scope.server.and_then(|(_, server)| server.use_microvm.as_ref());
     if let Some(switch) = switch.filter(|switch| !switch.value)
         && resolved.mode == ExecutionMode::MicroVm
