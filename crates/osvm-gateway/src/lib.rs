@@ -60,3 +60,24 @@ pub use gateway::Gateway;
 pub use http::{Guard, Token, TokenError, serve_http};
 pub use lines::MAX_LINE;
 pub use stdio::{End, ServeError, Stop, serve};
+
+/// Reads a client's message as far as it is read before anything acts on it; for fuzzing. Whether
+/// it is a message.
+#[doc(hidden)]
+pub fn reads_as_message(bytes: &[u8]) -> bool {
+    match message::parse(bytes) {
+        Ok(message::Incoming::Request { params, .. }) => {
+            let common = message::Common::read(params);
+            let _era = common.map(|common| common.era(true).is_ok());
+            let edited = params.and_then(raw::Object::read).map(|mut object| {
+                object.set_within("_meta", "osvm/isolation", raw::to_raw("x"));
+                translate::result(&object.to_raw(), "resources/read", words::Era::Stateless)
+                    .is_some()
+            });
+            // What could be edited is still an object.
+            edited.is_none_or(|edited| edited)
+        }
+        Ok(message::Incoming::Notification { .. } | message::Incoming::Answer { .. }) => true,
+        Err(_) => false,
+    }
+}

@@ -86,7 +86,7 @@ pub(crate) fn code(trouble: &Trouble) -> &'static str {
         }
         Trouble::Upstream(UpstreamError::Busy { .. }) => "busy",
         Trouble::Upstream(_) => "server",
-        Trouble::NoInput { .. } => "input",
+        Trouble::NoInput { .. } => "no_input",
     }
 }
 

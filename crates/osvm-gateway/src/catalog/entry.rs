@@ -53,6 +53,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Whether it says of itself that it changes nothing.
+    pub fn is_read_only(&self) -> bool {
+        self.annotations.as_ref().is_some_and(|annotations| annotations.read_only_hint)
+    }
+
     /// The word for where a call of it runs; `denied` where it may not run at all.
     pub fn mode(&self) -> &'static str {
         match (self.kind, self.place) {
