@@ -5,9 +5,12 @@
 //!
 //! Errors are `anyhow`'s: nobody matches on them, a person reads them.
 
+mod agent;
 mod apt;
 mod bench;
 mod check;
+mod clients;
+mod conformance;
 mod demo;
 mod envelope;
 mod fuzz;
@@ -15,10 +18,13 @@ mod guest;
 mod install;
 mod kernel;
 mod osvm;
+mod packages;
 mod printer;
 mod process;
 mod project;
+mod servers;
 mod solana;
+mod stage;
 mod tally;
 mod test;
 mod test_host;
@@ -39,6 +45,10 @@ usage: cargo xtask <command>
   kernel            build the kernel of Linux guests into target/guest-kernel
   install           put the images into ~/.osvm/unikernels
   check <what>      install, execution, performance, security: the scripts of the handbook
+  conformance [--requirements 2025-11-25|2026-07-28]
+                    run the official conformance suite of MCP against osvm
+  clients           try MCP clients that are not osvm's in front of osvm
+  servers           compare MCP servers that are not osvm's, directly and behind osvm
   tidy              check what no compiler checks: who uses whom, the code map, headers
   bench [name]      measure and print, each figure beside its goal
   test-host         run the KVM tests on a Linux host with emulated hardware KVM
@@ -66,6 +76,10 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["kernel"] => kernel::run(&project).map(|()| ExitCode::SUCCESS),
         ["install"] => install::run(&project).map(|()| ExitCode::SUCCESS),
         ["check", name] => check::run(&project, name),
+        ["conformance"] => conformance::run(&project, None),
+        ["conformance", "--requirements", revision] => conformance::run(&project, Some(revision)),
+        ["clients"] => clients::run(&project),
+        ["servers"] => servers::run(&project),
         ["tidy"] => tidy::run(&project),
         ["bench"] => bench::run(&project, None).map(|()| ExitCode::SUCCESS),
         ["bench", name] => bench::run(&project, Some(name)).map(|()| ExitCode::SUCCESS),

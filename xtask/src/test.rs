@@ -51,6 +51,9 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     run.step("documentation tests", || steps::doc_tests(project));
     run.step("guest tests", || steps::guest_tests(project));
     run.step("demo and scripts", || steps::scripts(project));
+    run.step("conformance", || steps::if_had("conformance", crate::conformance::check(project)?));
+    run.step("other clients", || steps::if_had("other clients", crate::clients::check(project)?));
+    run.step("other servers", || steps::if_had("other servers", crate::servers::check(project)?));
     run.step("test-host", || steps::in_test_host(project));
     run.step("fuzzing", || crate::fuzz::check(project, steps::FUZZ_SECS));
     run.step("dependencies", || steps::deny(project));

@@ -1,6 +1,7 @@
 //! The steps of `cargo xtask test`.
 
 use super::{Outcome, skipped};
+use crate::packages::Missing;
 use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
@@ -142,6 +143,11 @@ pub(super) fn scripts(project: &Project) -> Outcome {
         tally += counted(at_home(Command::new(project.root.join("scripts").join(script)), &home)?)?;
     }
     Ok(tally)
+}
+
+/// A step that needs packages of npm and PyPI, counted as skipped where they can't be had.
+pub(super) fn if_had(what: &str, outcome: Result<Tally, Missing>) -> Outcome {
+    Ok(outcome.unwrap_or_else(|missing| skipped(what, &missing, required("packages"))))
 }
 
 /// The KVM tests on hardware KVM, if only emulated.

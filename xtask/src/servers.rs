@@ -1,0 +1,296 @@
+//! MCP servers that are not osvm's, behind osvm: what a client sees through it is what it sees
+//! without it.
+//!
+//! The comparing is done by `compare-servers` of package `osvm-fixture`; here is which servers, with
+//! which files, and which call of each of their tools.
+//!
+//! # Masked
+//!
+//! What is never the same twice, in one call each: the times and the process environment that
+//! `server-everything` and `server-filesystem` tell, the time that `mcp-server-time` is there for.
+
+use crate::packages::{self, Missing};
+use crate::project::Project;
+use crate::stage::{self, Program, Stage};
+use crate::tally::Tally;
+use crate::{printer, process};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Longest one comparison may take, in seconds.
+const PATIENCE: u32 = 180;
+
+/// Whoever commits in the repository of `mcp-server-git`, and when: so that ids of commits are the
+/// same on both sides.
+const COMMITTER: [(&str, &str); 6] = [
+    ("GIT_AUTHOR_NAME", "A"),
+    ("GIT_AUTHOR_EMAIL", "a@example.org"),
+    ("GIT_AUTHOR_DATE", "2026-01-02T03:04:05+00:00"),
+    ("GIT_COMMITTER_NAME", "A"),
+    ("GIT_COMMITTER_EMAIL", "a@example.org"),
+    ("GIT_COMMITTER_DATE", "2026-01-02T03:04:05+00:00"),
+];
+
+/// A server, the files it finds, and the calls.
+struct Compared {
+    name: &'static str,
+    program: Program,
+    calls: Value,
+    /// Tools that are not called, and why.
+    skipped: Value,
+    /// Fills the folder in which it works.
+    fill: fn(&Path) -> Result<()>,
+}
+
+/// `cargo xtask servers`.
+pub(crate) fn run(project: &Project) -> Result<ExitCode> {
+    packages::counted(check(project)?)
+}
+
+/// Compares all of them. `Err` in the inner result is why none can be run here.
+pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
+    let npm = packages::npm(project, "servers")?;
+    let node = packages::node(project)?;
+    let python = packages::python(project, "python2")?;
+    let (npm, node, python) = match (npm, node, python) {
+        (Ok(npm), Ok(node), Ok(python)) => (npm, node, python),
+        (Err(missing), _, _) | (_, Err(missing), _) | (_, _, Err(missing)) => {
+            return Ok(Err(missing));
+        }
+    };
+    let compare = stage::fixture(project, "compare-servers")?;
+    let folder = project.root.join("target/mcp/work");
+    let mut tally = Tally::default();
+    for server in servers(&npm, &node, &python.join("bin/python"), &folder) {
+        printer::note(&format!("\n  {}", server.name));
+        tally += one(project, &compare, &folder, &server)
+            .with_context(|| format!("cannot compare `{}`", server.name))?;
+    }
+    Ok(Ok(tally))
+}
+
+fn one(project: &Project, compare: &Path, folder: &Path, server: &Compared) -> Result<Tally> {
+    let stage = Stage::new(project, server.name)?;
+    let template = stage.home().join("template");
+    fs::create_dir_all(&template)?;
+    (server.fill)(&template)?;
+    let mut direct = server.program.clone();
+    // Both sides have the same home and the same programs.
+    direct.env.extend(stage.serve(&[]).env);
+    stage.add(server.name, &server.program)?;
+    let through = stage.serve(&["--no-prefix", "--servers", server.name]);
+    let program = |program: &Program| {
+        let env: serde_json::Map<_, _> =
+            program.env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        json!({"command": program.command, "args": program.args, "env": env})
+    };
+    let plan = json!({
+        "direct": program(&direct),
+        "through": program(&through),
+        "folder": folder,
+        "template": template,
+        "calls": server.calls,
+        "skipped": server.skipped,
+    });
+    let path = stage.home().join("plan.json");
+    fs::write(&path, plan.to_string()).context("cannot write the plan")?;
+    let mut command = stage.command(compare);
+    command.arg(&path);
+    let mut tally = Tally::default();
+    let status = process::watch(stage::bounded(&command, PATIENCE), |line| {
+        printer::note(&format!("    {line}"));
+        tally += Tally::from_summary(line).unwrap_or_default();
+    })?;
+    if tally.is_empty() || (!status.success() && tally.failed == 0) {
+        tally += Tally::one(false);
+    }
+    Ok(tally)
+}
+
+fn servers(npm: &Path, node: &Path, python: &Path, folder: &Path) -> [Compared; 5] {
+    let script = |name: &str| {
+        let script = format!("node_modules/@modelcontextprotocol/{name}/dist/index.js");
+        npm.join(script).display().to_string()
+    };
+    let at = |path: &str| folder.join(path).display().to_string();
+    let graph = at("graph.jsonl");
+    let git = COMMITTER
+        .into_iter()
+        .fold(Program::new(python, ["-m", "mcp_server_git"]), |program, (name, value)| {
+            program.with_env(name, value)
+        });
+    [
+        Compared {
+            name: "everything",
+            program: Program::new(node, [script("server-everything")]),
+            calls: everything(),
+            skipped: json!({}),
+            fill: nothing,
+        },
+        Compared {
+            name: "filesystem",
+            program: Program::new(node, [script("server-filesystem"), at("files")]),
+            calls: filesystem(&at),
+            skipped: json!({}),
+            fill: some_files,
+        },
+        Compared {
+            name: "memory",
+            program: Program::new(node, [script("server-memory")])
+                .with_env("MEMORY_FILE_PATH", graph),
+            calls: memory(),
+            skipped: json!({}),
+            fill: nothing,
+        },
+        Compared {
+            name: "time",
+            program: Program::new(python, ["-m", "mcp_server_time", "--local-timezone", "UTC"]),
+            calls: json!([
+                {"tool": "get_current_time", "arguments": {"timezone": "Europe/Paris"},
+                    "masks": ["digits", {"after": "day_of_week"}]},
+                {"tool": "get_current_time", "arguments": {"timezone": "Nowhere/None"}},
+                {"tool": "convert_time", "arguments": {"source_timezone": "UTC", "time": "12:30",
+                    "target_timezone": "Asia/Kathmandu"}, "masks": ["digits", {"after": "day_of_week"}]},
+            ]),
+            skipped: json!({}),
+            fill: nothing,
+        },
+        Compared {
+            name: "git",
+            program: git,
+            calls: repository(&at("repository")),
+            skipped: json!({}),
+            fill: a_repository,
+        },
+    ]
+}
+
+fn everything() -> Value {
+    json!([
+        {"tool": "echo", "arguments": {"message": "grüße \u{1f980} \"\\"}},
+        {"tool": "echo", "arguments": {}},
+        {"tool": "get-annotated-message", "arguments": {"messageType": "error", "includeImage": true}},
+        // The environment of the process, which is osvm's choice when osvm starts it.
+        {"tool": "get-env", "arguments": {}, "masks": [{"after": "{"}, {"after": "  \""}]},
+        {"tool": "get-resource-links", "arguments": {"count": 3}, "masks": ["digits"]},
+        {"tool": "get-resource-reference", "arguments": {"resourceType": "Text", "resourceId": 1},
+            "masks": [{"after": "created at"}]},
+        {"tool": "get-structured-content", "arguments": {"location": "Chicago"}},
+        {"tool": "get-sum", "arguments": {"a": 0.1, "b": 2e3}},
+        {"tool": "get-sum", "arguments": {"a": "x"}},
+        {"tool": "get-tiny-image", "arguments": {}},
+        {"tool": "gzip-file-as-resource", "arguments": {"name": "a.gz",
+            "data": "data:text/plain;base64,b3N2bQ==", "outputType": "resource"}},
+        {"tool": "toggle-simulated-logging", "arguments": {}},
+        {"tool": "toggle-simulated-logging", "arguments": {}},
+        {"tool": "toggle-subscriber-updates", "arguments": {}},
+        {"tool": "toggle-subscriber-updates", "arguments": {}},
+        {"tool": "trigger-long-running-operation", "arguments": {"duration": 0.2, "steps": 2}},
+        {"tool": "simulate-research-query", "arguments": {"topic": "x"}},
+        {"tool": "there-is-none", "arguments": {}},
+    ])
+}
+
+fn filesystem(at: &dyn Fn(&str) -> String) -> Value {
+    let (a, b, new) = (at("files/a.txt"), at("files/b.md"), at("files/new.txt"));
+    let (folder, made) = (at("files"), at("files/made/deep"));
+    let path = |path: &str| json!({ "path": path });
+    json!([
+        {"tool": "list_allowed_directories", "arguments": {}},
+        {"tool": "read_file", "arguments": path(&a)},
+        {"tool": "read_text_file", "arguments": {"path": a, "head": 1}},
+        {"tool": "read_text_file", "arguments": path("/etc/hostname")},
+        {"tool": "read_media_file", "arguments": path(&at("files/dot.png"))},
+        {"tool": "read_multiple_files", "arguments": {"paths": [a, b, at("files/none")]}},
+        {"tool": "write_file", "arguments": {"path": new, "content": "one\ntwo\n"}},
+        {"tool": "edit_file", "arguments": {"path": new,
+            "edits": [{"oldText": "two", "newText": "three"}], "dryRun": false}},
+        {"tool": "create_directory", "arguments": path(&made)},
+        {"tool": "move_file", "arguments": {"source": new, "destination": at("files/made/moved")}},
+        {"tool": "list_directory", "arguments": path(&folder)},
+        {"tool": "list_directory_with_sizes", "arguments": {"path": folder, "sortBy": "size"}},
+        {"tool": "directory_tree", "arguments": path(&folder)},
+        {"tool": "search_files", "arguments": {"path": folder, "pattern": "**/*.md"}},
+        {"tool": "get_file_info", "arguments": path(&a), "masks":
+            [{"after": "created: "}, {"after": "modified: "}, {"after": "accessed: "}]},
+    ])
+}
+
+fn memory() -> Value {
+    let entity = |name: &str| json!({"name": name, "entityType": "thing", "observations": ["is"]});
+    let relation = json!({"from": "a", "to": "b", "relationType": "knows"});
+    json!([
+        {"tool": "create_entities", "arguments": {"entities": [entity("a"), entity("b")]}},
+        {"tool": "create_relations", "arguments": {"relations": [relation]}},
+        {"tool": "add_observations", "arguments": {"observations":
+            [{"entityName": "a", "contents": ["was", "will be"]}]}},
+        {"tool": "add_observations", "arguments": {"observations":
+            [{"entityName": "nobody", "contents": ["x"]}]}},
+        {"tool": "search_nodes", "arguments": {"query": "was"}},
+        {"tool": "open_nodes", "arguments": {"names": ["b"]}},
+        {"tool": "delete_observations", "arguments": {"deletions":
+            [{"entityName": "a", "observations": ["was"]}]}},
+        {"tool": "delete_relations", "arguments": {"relations": [relation]}},
+        {"tool": "read_graph", "arguments": {}},
+        {"tool": "delete_entities", "arguments": {"entityNames": ["a"]}},
+        {"tool": "read_graph", "arguments": {}},
+    ])
+}
+
+fn repository(path: &str) -> Value {
+    let call = |tool: &str, more: Value| {
+        let mut arguments = json!({ "repo_path": path });
+        if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), more) {
+            arguments.extend(more);
+        }
+        json!({ "tool": tool, "arguments": arguments })
+    };
+    json!([
+        call("git_status", json!({})),
+        call("git_diff_unstaged", json!({"context_lines": 1})),
+        call("git_add", json!({"files": ["a.txt"]})),
+        call("git_diff_staged", json!({})),
+        call("git_commit", json!({"message": "Second"})),
+        call("git_log", json!({"max_count": 5})),
+        call("git_show", json!({"revision": "HEAD"})),
+        call("git_create_branch", json!({"branch_name": "other"})),
+        call("git_checkout", json!({"branch_name": "other"})),
+        call("git_diff", json!({"target": "HEAD~1"})),
+        call("git_diff", json!({"target": "--output=x"})),
+        call("git_branch", json!({"branch_type": "local"})),
+        call("git_reset", json!({})),
+    ])
+}
+
+fn nothing(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+fn some_files(folder: &Path) -> Result<()> {
+    let files = folder.join("files");
+    fs::create_dir_all(&files)?;
+    fs::write(files.join("a.txt"), "first\nsecond\n")?;
+    fs::write(files.join("b.md"), "# Heading\n")?;
+    // The eight bytes that every PNG begins with, and nothing more: nobody here looks at it.
+    fs::write(files.join("dot.png"), b"\x89PNG\r\n\x1a\n")?;
+    Ok(())
+}
+
+fn a_repository(folder: &Path) -> Result<()> {
+    let repository: PathBuf = folder.join("repository");
+    fs::create_dir_all(&repository)?;
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(arguments).current_dir(&repository).envs(COMMITTER);
+        process::text(&mut git).map(drop)
+    };
+    git(&["init", "--quiet", "--initial-branch", "main"])?;
+    fs::write(repository.join("a.txt"), "first\n")?;
+    git(&["add", "a.txt"])?;
+    git(&["commit", "--quiet", "--message", "First"])?;
+    fs::write(repository.join("a.txt"), "first\nsecond\n")?;
+    Ok(())
+}
