@@ -12,7 +12,7 @@ use crate::secret::SecretSource;
 use crate::session::{Begun, Session, Sessions};
 use crate::target::Target;
 use osvm_protocol::message::RpcError;
-use osvm_runtime::{CallId, HostRequest, HostServices, Trace};
+use osvm_runtime::{CallId, HostRequest, HostServices, Reach, Trace};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::net::TcpStream;
@@ -130,15 +130,17 @@ impl Broker {
             }),
         };
         if let Err(refusal) = &outcome {
-            // What could not even be read is an attempt all the same.
-            cx.settle(Some(refusal.to_string()));
+            if !cx.settle(Some(refusal.to_string())) {
+                note(request, refusal);
+            }
         }
         outcome
     }
 
     fn file(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, Refusal> {
         let session = self.sessions.of(request.call, request.deadline);
-        let params: FileParams<'_> = params::read(request.method, request.params)?;
+        let params: FileParams<'_> = params::read(request.method, request.params)
+            .inspect_err(|refusal| note(request, refusal))?;
         let grants = session.grants(|| Grants::open(request.policy, &self.protected));
         json(&grants.serve(&params, request.trace)?)
     }
@@ -210,8 +212,9 @@ impl HostServices for Broker {
             }
             "host/file" => self.file(request),
             other => {
-                let shown = other.chars().filter(|c| !c.is_control()).take(64).collect();
-                Err(Refusal::Method(shown))
+                let refusal = Refusal::Method(shown(other));
+                note(request, &refusal);
+                Err(refusal)
             }
         };
         served.map_err(|refusal| {
@@ -234,6 +237,16 @@ impl Drop for Broker {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Notes what came to no request of its own: an attempt all the same.
+fn note(request: &HostRequest<'_>, refusal: &Refusal) {
+    let (method, refused) = (shown(request.method), refusal.to_string());
+    request.trace.note(Reach::Other { method, refused });
+}
+
+fn shown(method: &str) -> String {
+    method.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// One thread waits for sockets; what there is to do is done by the threads of the calls.

@@ -307,12 +307,13 @@ impl Cx<'_> {
         self.current().unwrap_or_default()
     }
 
-    /// Notes the request as done, or as refused.
-    pub(crate) fn settle(&self, refused: Option<String>) {
+    /// Notes the request as done, or as refused; false where there is none.
+    pub(crate) fn settle(&self, refused: Option<String>) -> bool {
         let number = self.current().take();
         if let Some(number) = number {
             self.session.settle(number, self.trace, refused);
         }
+        number.is_some()
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Option<u64>> {

@@ -147,7 +147,7 @@ fn a_connection_for_a_guest_takes_a_rule_that_says_so() {
 }
 
 #[test]
-fn other_methods_and_wrong_parameters_are_refused() {
+fn other_methods_and_wrong_parameters_are_refused_and_noted() {
     let broker = plain_broker();
     let guest = Guest::new(&broker, policy("[]"));
     let error = guest.ask("host/shell", json!({})).unwrap_err();
@@ -163,4 +163,10 @@ fn other_methods_and_wrong_parameters_are_refused() {
         let request = osvm_runtime::HostRequest { params: None, ..*request };
         assert_eq!(broker.serve(&request).unwrap_err().code, code::INVALID_PARAMS);
     });
+    let refused = guest.ask("host/file", json!({"op": "erase", "path": "/in"})).unwrap_err();
+    assert_eq!(refused.code, code::INVALID_PARAMS);
+    // An attempt that was none is one for the books all the same.
+    let noted = guest.noted();
+    assert_eq!(noted.len(), 10, "{noted:?}");
+    assert!(noted.iter().all(|reach| matches!(reach, Reach::Other { .. })), "{noted:?}");
 }

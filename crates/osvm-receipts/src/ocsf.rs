@@ -119,9 +119,12 @@ fn observables(reaches: &[Reach]) -> Option<Value> {
     const FILE: u32 = 45;
     let mut seen: Vec<(&str, u32, &str)> = reaches
         .iter()
-        .map(|reach| match reach {
-            Reach::Http { host, .. } => ("unmapped.reaches.http.host", HOSTNAME, host.as_str()),
-            Reach::File { path, .. } => ("unmapped.reaches.file.path", FILE, path.as_str()),
+        .filter_map(|reach| match reach {
+            Reach::Http { host, .. } => {
+                Some(("unmapped.reaches.http.host", HOSTNAME, host.as_str()))
+            }
+            Reach::File { path, .. } => Some(("unmapped.reaches.file.path", FILE, path.as_str())),
+            Reach::Other { .. } => None,
         })
         .collect();
     seen.sort_unstable();

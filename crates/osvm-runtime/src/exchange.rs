@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::cancel::Cancel;
 use crate::id::CallId;
-use crate::trace::Trace;
+use crate::trace::{Reach, Trace};
 
 /// Id of the first request on a stream.
 pub(crate) const FIRST_ID: u64 = 1;
@@ -115,6 +115,7 @@ impl Exchange<'_> {
         } else {
             let shown = clean(method.as_bytes(), MAX_SHOWN);
             let message = format!("the host has no method `{shown}`");
+            self.trace.note(Reach::Other { method: shown, refused: message.clone() });
             Err(RpcError::new(code::METHOD_NOT_FOUND, message))
         };
         match &request.id {

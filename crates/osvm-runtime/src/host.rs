@@ -6,7 +6,7 @@
 use crate::cancel::Cancel;
 use crate::exchange::Exchange;
 use crate::id::CallId;
-use crate::trace::Trace;
+use crate::trace::{Reach, Trace};
 use osvm_policy::Resolved;
 use osvm_protocol::code;
 use osvm_protocol::message::RpcError;
@@ -70,6 +70,7 @@ impl HostServices for NoHostServices {
     fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError> {
         let method = clean(request.method.as_bytes(), MAX_LINE);
         let message = format!("`{method}` is not granted to this call");
+        request.trace.note(Reach::Other { method, refused: message.clone() });
         Err(RpcError::new(code::HOST_METHOD_DENIED, message))
     }
 }

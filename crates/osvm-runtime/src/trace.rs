@@ -53,6 +53,13 @@ pub enum Reach {
         /// Why it was refused, if it was.
         refused: Option<String>,
     },
+    /// A request that the host does not serve, or that made no sense.
+    Other {
+        /// The method as the guest called it, such as `host/exec`.
+        method: String,
+        /// Why it was refused.
+        refused: String,
+    },
 }
 
 impl Trace {
@@ -89,6 +96,7 @@ impl Reach {
             Self::File { op, path, refused, .. } => {
                 [op, path].into_iter().chain(refused).for_each(cut);
             }
+            Self::Other { method, refused } => [method, refused].into_iter().for_each(cut),
         }
     }
 }

@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 fn received(reach: &Reach) -> (u64, bool) {
     match reach {
         Reach::Http { received_bytes, refused, .. } => (*received_bytes, refused.is_some()),
-        Reach::File { .. } => panic!(),
+        Reach::File { .. } | Reach::Other { .. } => panic!(),
     }
 }
 
