@@ -11,7 +11,7 @@ use auto::Kvm;
 use osvm_firecracker::FirecrackerBackend;
 use osvm_kvm::KvmBackend;
 use osvm_policy::{BackendChoice, Config};
-use osvm_qemu::{Accelerator, QemuBackend};
+use osvm_qemu::{Accelerator, QemuBackend, QemuLinux};
 use osvm_runtime::Dirs;
 use osvm_vmm::{Backend, BootError, Machine, MachineSpec};
 use std::env;
@@ -115,6 +115,22 @@ fn firecracker(path: Option<PathBuf>, runtime_dir: PathBuf) -> Late {
         let jailed = rustix::process::geteuid().is_root() && jailer.exists();
         Ok(Box::new(if jailed { backend.with_jailer(jailer) } else { backend }))
     })
+}
+
+/// What boots Linux guests.
+///
+/// # Errors
+///
+/// Nothing on this host does.
+pub(crate) fn linux(dirs: &Dirs) -> Result<QemuLinux, BootError> {
+    let program = qemu_program().ok_or_else(|| BootError::Program {
+        program: osvm_qemu::PROGRAM.into(),
+        source: io::ErrorKind::NotFound.into(),
+        fix: osvm_qemu::FIX,
+    })?;
+    let hardware = matches!(auto::kvm(dirs), Kvm::Hardware);
+    let accelerator = if hardware { Accelerator::Kvm } else { Accelerator::Tcg };
+    Ok(QemuLinux::new(program, vm_program::find()?, accelerator))
 }
 
 /// QEMU on this host.

@@ -2,10 +2,12 @@
 //!
 //! What a command does is in the module of its name below `command/`.
 
+mod agent;
 mod image;
 mod rules;
 mod servers;
 
+pub(crate) use agent::{Agent, AgentCommand, Ask, Plan, Yes, agent_by_itself};
 pub(crate) use image::{
     Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify,
 };
@@ -139,6 +141,12 @@ pub(crate) enum ColorWhen {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Talk to the agent, which acts only through isolated calls
+    Agent(Agent),
+    /// Have the agent answer one prompt
+    Ask(Ask),
+    /// Show what the agent would call first for a prompt, and call nothing
+    Plan(Plan),
     /// Call MCP tools, each call in a virtual machine of its own
     #[command(subcommand)]
     Mcp(Mcp),

@@ -1,6 +1,8 @@
 //! What each command does, one module for each.
 
 pub(crate) mod add;
+pub(crate) mod agent;
+pub(crate) mod ask;
 mod batch;
 pub(crate) mod call_tool;
 pub(crate) mod client;

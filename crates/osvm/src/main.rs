@@ -9,6 +9,7 @@
 //! - Everything a user sees goes through [`printer`], log lines through [`logging`].
 //! - One exit: `main` returns it.
 
+mod agent;
 mod approval_prompt;
 mod arguments;
 mod backend;
@@ -34,7 +35,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().or_else(cli::agent_by_itself) {
         Ok(cli) => cli,
         Err(error) => return usage(&error).into(),
     };
@@ -64,6 +65,9 @@ fn run(context: Context, command: &Command) -> Outcome {
         _ => &context,
     };
     match command {
+        Command::Agent(args) => command::agent::run(context, args),
+        Command::Ask(args) => command::ask::run(context, args),
+        Command::Plan(args) => command::ask::plan(context, args),
         Command::Mcp(command) => mcp(context, command),
         Command::Client(command) => command::client::run(context, command),
         Command::Image(command) => command::image::run(context, command),

@@ -71,7 +71,7 @@ pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
 }
 
 /// The configured servers. One that can't be used is told, and left out.
-fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
+pub(crate) fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
     let all = servers::all(context, env)?;
     let hidden = all
         .iter()
@@ -143,7 +143,7 @@ fn no_descriptor(error: &io::Error) -> Failure {
     Failure::new("host", "cannot get a file descriptor").caused_by(error)
 }
 
-fn unservable(error: &CatalogError) -> Failure {
+pub(crate) fn unservable(error: &CatalogError) -> Failure {
     let code = match error {
         CatalogError::Image { .. } => "image",
         CatalogError::UnknownServer { .. } => "unknown_server",

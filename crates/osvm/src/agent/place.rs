@@ -1,0 +1,201 @@
+//! Where the agent runs: in µVM-1, or on this host where the user said so.
+//!
+//! # Invariants
+//!
+//! - There is no way from the one to the other: a microVM that can't start is an error.
+//! - Dropping [`Launched::rest`] ends the agent, and destroys its microVM.
+
+use crate::backend;
+use crate::failure::Failure;
+use osvm_image::linux::{LinuxImage, LinuxStore};
+use osvm_microvm::{GuestFiles, Host, Persistent, Recipe};
+use osvm_policy::Env;
+use osvm_runtime::Dirs;
+use osvm_supervisor::AgentLink;
+use osvm_upstream::{EndLink, Launch as _, LaunchError, Link, Stop};
+use osvm_vmm::linux::LinuxBackend as _;
+use std::any::Any;
+use std::fmt;
+use std::io::{BufReader, pipe};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The image of µVM-1.
+const IMAGE: &str = "osvm-agent";
+
+/// What µVM-1 is called in `osvm ps` and in its console's file.
+const NAME: &str = "agent";
+
+/// How long µVM-1 may take to be started; its agent is awaited by whoever talks to it.
+const START: Duration = Duration::from_secs(60);
+
+/// How long the agent may take to end by itself.
+const END: Duration = Duration::from_millis(500);
+
+/// The variable that has the agent run on this host.
+const SKIP: &str = "OSVM_SKIP_MICROVM";
+
+/// What the kernel of every Linux guest is told, and no other kernel.
+const MARKER: &str = "osvm.microvm";
+
+/// Somewhere an agent can run.
+pub(crate) trait AgentPlace: fmt::Debug {
+    /// Starts an agent.
+    fn start(&self) -> Result<Launched, Failure>;
+
+    /// The place, for the status line.
+    fn label(&self) -> &'static str;
+}
+
+/// An agent that was started.
+pub(crate) struct Launched {
+    /// Its stream.
+    pub(crate) link: AgentLink,
+    /// Ends it when it is dropped.
+    pub(crate) rest: Box<dyn Any + Send>,
+}
+
+/// The place that flags and environment ask for.
+pub(crate) fn choose(direct: bool, env: &Env, dirs: &Dirs) -> Result<Box<dyn AgentPlace>, Failure> {
+    if is_inside() {
+        return Err(Failure::new("nested", "this is a microVM of osvm, and osvm does not nest")
+            .hint("run `osvm` on the host"));
+    }
+    if direct || skipped()? {
+        return Ok(Box::new(Direct));
+    }
+    let home = env.home.join(".osvm");
+    let state = dirs.state().to_owned();
+    Ok(Box::new(MicroVm { home, dirs: dirs.clone(), state }))
+}
+
+/// Whether this kernel is the one of a Linux guest of osvm.
+fn is_inside() -> bool {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    line.split_whitespace().any(|word| word == MARKER)
+}
+
+fn skipped() -> Result<bool, Failure> {
+    match std::env::var(SKIP).unwrap_or_default().as_str() {
+        "" | "0" => Ok(false),
+        "1" => Ok(true),
+        other => {
+            let message = format!("`{SKIP}` is 0 or 1, not `{other}`");
+            Err(Failure::new("usage", message))
+        }
+    }
+}
+
+/// On this host, in a thread.
+#[derive(Debug)]
+struct Direct;
+
+impl AgentPlace for Direct {
+    fn start(&self) -> Result<Launched, Failure> {
+        let cannot = |error| Failure::new("host", "cannot start the agent").caused_by(&error);
+        let (read, to_host) = pipe().map_err(cannot)?;
+        let (from_host, write) = pipe().map_err(cannot)?;
+        let serve = move || {
+            // However its stream ended, the supervisor sees that it did.
+            let _ended = osvm_agent::serve(BufReader::new(from_host), to_host);
+        };
+        thread::Builder::new().name("agent".into()).spawn(serve).map_err(cannot)?;
+        let link = AgentLink { read: Box::new(read), write: Box::new(write) };
+        // Its stream is all that keeps it.
+        Ok(Launched { link, rest: Box::new(()) })
+    }
+
+    fn label(&self) -> &'static str {
+        "host"
+    }
+}
+
+/// In a microVM of its own.
+#[derive(Debug)]
+struct MicroVm {
+    home: PathBuf,
+    dirs: Dirs,
+    state: PathBuf,
+}
+
+impl AgentPlace for MicroVm {
+    fn start(&self) -> Result<Launched, Failure> {
+        let (backend, files, image) = self.parts()?;
+        let host = Host::new(Arc::new(backend), self.dirs.run.clone(), Some(self.state.clone()));
+        let failed = |error: &dyn std::error::Error, hint| {
+            Failure::new("microvm", "µVM-1 cannot start").caused_by(error).hinted(hint)
+        };
+        let recipe = Recipe::of_image(&files, &image);
+        let mut recipe = recipe.map_err(|error| failed(&error, error.hint()))?;
+        recipe.name = NAME.into();
+        let made = osvm_runtime::private_dir(&self.state);
+        made.map_err(|error| failed(&error, error.hint()))?;
+        let launched =
+            Persistent::new(host, recipe).launch(Instant::now() + START, &Stop::default());
+        let Link { read, write, end, .. } = launched.map_err(|error| match &error {
+            LaunchError::Failed { hint, .. } => failed(&error, hint.clone()),
+            _ => failed(&error, None),
+        })?;
+        Ok(Launched { link: AgentLink { read, write }, rest: Box::new(Ending(end)) })
+    }
+
+    fn label(&self) -> &'static str {
+        "μVM-1"
+    }
+}
+
+impl MicroVm {
+    /// What µVM-1 is made of; everything that is missing is said at once.
+    fn parts(&self) -> Result<(osvm_qemu::QemuLinux, GuestFiles, LinuxImage), Failure> {
+        let mut missing = Vec::new();
+        let mut lacks = |what: &dyn std::error::Error, fix: Option<String>| {
+            let mut words = what.to_string();
+            for cause in crate::printer::causes(what) {
+                words.push_str(": ");
+                words.push_str(&cause);
+            }
+            missing.push((words, fix));
+        };
+        let backend = backend::linux(&self.dirs).and_then(|linux| linux.probe().map(|()| linux));
+        let backend = backend.map_err(|error| lacks(&error, error.hint())).ok();
+        let guest = self.home.join("guest");
+        let files = GuestFiles::load(&guest.join("vmlinux"), &guest.join("osvm-init"));
+        let files = files.map_err(|error| lacks(&error, error.hint())).ok();
+        let image = LinuxStore::new(self.home.join("images")).load(IMAGE);
+        let image = image
+            .map_err(|error| lacks(&error, Some("make it with `cargo xtask install`".into())))
+            .ok();
+        if let (Some(backend), Some(files), Some(image)) = (backend, files, image) {
+            return Ok((backend, files, image));
+        }
+        let mut failure =
+            Failure::new("microvm", "µVM-1 cannot start, and the agent runs nowhere else");
+        let mut fixes: Vec<String> = Vec::new();
+        for (words, fix) in missing {
+            failure.causes.push(words);
+            fixes.extend(fix.filter(|fix| !fixes.contains(fix)));
+        }
+        fixes.push("or have the agent run on this host with `--direct`".into());
+        Err(failure.hint(fixes.join("; ")))
+    }
+}
+
+impl Failure {
+    fn hinted(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+}
+
+/// Ends µVM-1.
+struct Ending(Box<dyn EndLink>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(END);
+    }
+}
