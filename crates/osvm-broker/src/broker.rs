@@ -26,6 +26,10 @@ use tokio::sync::{Notify, Semaphore};
 /// the broker's memory.
 const MAX_AT_ONCE: usize = 256;
 
+/// How a question for a name is noted, and the port of such questions.
+const DNS: &str = "DNS";
+const DNS_PORT: u16 = 53;
+
 /// Threads that wait for the system's resolver.
 const MAX_RESOLVERS: usize = 32;
 
@@ -69,8 +73,8 @@ impl Broker {
 
     /// Opens a connection to `host:port` for a guest that speaks for itself, TLS for example.
     ///
-    /// Allowed by a rule that lists the method `CONNECT`; addresses are checked as for requests. The
-    /// connection is noted with no bytes: whoever copies them knows how many there were.
+    /// Allowed by a rule that lists the method `CONNECT`; addresses are checked as for requests. Only
+    /// a refusal is noted: a connection is noted when it ends, by whoever copies its bytes.
     ///
     /// # Errors
     ///
@@ -105,8 +109,32 @@ impl Broker {
                 },
             )
         });
-        cx.settle(outcome.as_ref().err().map(Refusal::to_string));
+        match &outcome {
+            Ok(_) => cx.forget(),
+            Err(refusal) => _ = cx.settle(Some(refusal.to_string())),
+        }
         outcome
+    }
+
+    /// The ports at which rules let `name` be reached, whatever method they are for. Nobody is asked
+    /// for its address. Noted as a request with the method `DNS`.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn ports(&self, request: &HostRequest<'_>, name: &str) -> Result<Vec<u16>, Refusal> {
+        let session = self.sessions.of(request.call, request.deadline);
+        let cx = self.cx(&session, request);
+        cx.begin(Begun { method: DNS.into(), port: DNS_PORT, ..Begun::default() });
+        let plain = !name.contains(['/', '@', '?', '#', ':', '[']);
+        let target = if plain { &format!("http://{name}:{DNS_PORT}/") } else { "" };
+        let found = Target::parse(target).and_then(|target| {
+            cx.about(&target);
+            cx.update(|begun| begun.path.clear());
+            rules::ports(request.policy, &target.host)
+        });
+        cx.settle(found.as_ref().err().map(Refusal::to_string));
+        found
     }
 
     fn http(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, Refusal> {
@@ -221,6 +249,19 @@ impl HostServices for Broker {
             tracing::info!(method = request.method, "refused: {refusal}");
             refusal.to_rpc()
         })
+    }
+
+    fn connect(
+        &self,
+        request: &HostRequest<'_>,
+        host: &str,
+        port: u16,
+    ) -> Result<TcpStream, RpcError> {
+        Self::connect(self, request, host, port).map_err(|refusal| refusal.to_rpc())
+    }
+
+    fn ports(&self, request: &HostRequest<'_>, name: &str) -> Result<Vec<u16>, RpcError> {
+        Self::ports(self, request, name).map_err(|refusal| refusal.to_rpc())
     }
 
     fn ended(&self, call: CallId, trace: &Trace) {

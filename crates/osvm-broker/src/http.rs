@@ -316,6 +316,13 @@ impl Cx<'_> {
         number.is_some()
     }
 
+    /// The request is noted by somebody else.
+    pub(crate) fn forget(&self) {
+        if let Some(number) = self.current().take() {
+            self.session.forget(number);
+        }
+    }
+
     fn current(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
         self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

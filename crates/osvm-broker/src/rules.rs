@@ -7,6 +7,7 @@ use crate::refusal::Refusal;
 use crate::target::{Name, Target};
 use osvm_policy::{EgressRule, HostPattern, PathPattern, Resolved};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// The method of rules for connections that carry what osvm does not read.
 pub(crate) const CONNECT: &str = "CONNECT";
@@ -35,6 +36,24 @@ pub(crate) fn find<'p>(
     }
     let allowed = policy.egress.iter().find(|rule| lacks(rule, wanted).is_none());
     allowed.ok_or_else(|| refusal(&policy.egress, wanted))
+}
+
+/// The ports at which some rule lets `host` be reached, in order.
+pub(crate) fn ports(policy: &Resolved, host: &Name) -> Result<Vec<u16>, Refusal> {
+    if !policy.network_enabled {
+        return Err(Refusal::NetworkOff {
+            host: host.to_string(),
+            server: policy.server.clone(),
+            tool: policy.tool.clone(),
+        });
+    }
+    let rules = policy.egress.iter().filter(|rule| host_fits(&rule.host, host));
+    let ports: BTreeSet<u16> = rules.flat_map(|rule| rule.ports.iter().copied()).collect();
+    if ports.is_empty() {
+        let wanted = Wanted { method: CONNECT, host, port: 443, target: None };
+        return Err(refusal(&policy.egress, &wanted));
+    }
+    Ok(ports.into_iter().collect())
 }
 
 /// What a rule is short of, in the order in which a request is compared; the greater, the nearer.

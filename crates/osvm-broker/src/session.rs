@@ -154,6 +154,11 @@ impl Session {
         }
     }
 
+    /// Takes a request out that is noted elsewhere.
+    pub(crate) fn forget(&self, number: u64) {
+        self.lock().begun.remove(&number);
+    }
+
     /// Room for one more stream.
     pub(crate) fn room(&self) -> Result<(), Refusal> {
         if MAX_STREAMS <= self.lock().streams.len() {

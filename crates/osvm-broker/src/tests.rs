@@ -135,14 +135,37 @@ fn a_connection_for_a_guest_takes_a_rule_that_says_so() {
     let rules = rule(port).replace("\"GET\"", "\"CONNECT\"");
     let (stream, noted) = connect(&rules, "a.test");
     assert_eq!(stream.unwrap().peer_addr().unwrap().port(), port);
-    assert!(
-        matches!(&noted[..], [Reach::Http { method, refused: None, .. }] if method == "CONNECT")
-    );
+    // Whoever copies its bytes does that.
+    assert_eq!(noted, []);
     assert!(connect(&rule(port), "a.test").0.unwrap_err().contains("GET, HEAD"));
     for host in ["b.test", "127.0.0.2", "a.test/x", "u@a.test", "a.test:1", "", "::1"] {
         let (stream, noted) = connect(&rules, host);
         assert!(stream.is_err(), "{host}");
         assert_eq!(noted.len(), 1, "{host}");
+    }
+}
+
+#[test]
+fn a_name_has_ports_where_rules_are_about_it_and_is_not_resolved() {
+    let broker = plain_broker();
+    let rules = r#"[{"host": "*.nowhere.test", "ports": [443, 80]},
+        {"host": "a.nowhere.test", "methods": ["CONNECT"], "ports": [8443, 443]}]"#;
+    let guest = Guest::new(&broker, policy(rules));
+    let ports = |name: &str| {
+        let ports = guest.with_request("host/resolve", &json!({}), |r| broker.ports(r, name));
+        (ports, guest.noted())
+    };
+    let (found, noted) = ports("A.nowhere.test.");
+    assert_eq!(found, Ok(vec![80, 443, 8443]));
+    assert!(
+        matches!(&noted[..], [Reach::Http { method, host, refused: None, .. }]
+            if method == "DNS" && host == "a.nowhere.test"),
+        "{noted:?}"
+    );
+    for name in ["nowhere.test", "b.test", "", "a.nowhere.test/", "::1", "a b", "127.0.0.1"] {
+        let (refused, noted) = ports(name);
+        assert!(refused.is_err(), "{name}");
+        assert!(matches!(&noted[..], [Reach::Http { refused: Some(_), .. }]), "{name}: {noted:?}");
     }
 }
 

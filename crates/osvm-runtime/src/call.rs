@@ -20,6 +20,7 @@ mod record;
 mod remains;
 mod session;
 
+use crate::behalf::LongGuests;
 use crate::calls::{CallLog, CallLogs, Header};
 use crate::cancel::Cancel;
 use crate::cids::Cids;
@@ -85,6 +86,7 @@ pub struct Runtime {
     dirs: Dirs,
     logs: CallLogs,
     pool: Option<Arc<Pool>>,
+    guests: LongGuests,
 }
 
 impl Runtime {
@@ -94,7 +96,14 @@ impl Runtime {
         let images = Images::new(Store::new(config.unikernel_dir()));
         let cids = Cids::new(&dirs.run, cids);
         let logs = CallLogs::new(&dirs.calls);
-        Self { config, backend, host, gate, ledger, images, cids, dirs, logs, pool: None }
+        let guests = LongGuests::default();
+        Self { config, backend, host, gate, ledger, images, cids, dirs, logs, pool: None, guests }
+    }
+
+    /// The same, with guests of hosted servers that ask on behalf of calls.
+    #[must_use]
+    pub fn with_guests(self, guests: LongGuests) -> Self {
+        Self { guests, ..self }
     }
 
     /// The same, with guests from a pool, and within its limits.
@@ -187,7 +196,7 @@ impl Runtime {
             cancel,
             permit: None,
             began: false,
-            trace: Trace::default(),
+            trace: Arc::default(),
             isolation: Isolation::none(policy.mode.into()),
             isolation_failure: None,
             log: None,
@@ -215,7 +224,7 @@ struct Run<'a> {
     permit: Option<Permit>,
     /// Whether the tool may have done something.
     began: bool,
-    trace: Trace,
+    trace: Arc<Trace>,
     isolation: Isolation,
     isolation_failure: Option<String>,
     log: Option<CallLog>,

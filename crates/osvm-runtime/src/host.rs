@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::net::TcpStream;
 use std::time::Instant;
 use tracing::Level;
 
@@ -35,6 +36,33 @@ pub trait HostServices: fmt::Debug + Send + Sync {
     ///
     /// What the guest is told.
     fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError>;
+
+    /// Opens a connection for a guest that speaks for itself, TLS for example. Who copies its bytes
+    /// notes it when it ends, as a [`Reach::Http`] with method `CONNECT`; a refusal is noted here.
+    ///
+    /// # Errors
+    ///
+    /// What the guest is told.
+    fn connect(
+        &self,
+        request: &HostRequest<'_>,
+        host: &str,
+        port: u16,
+    ) -> Result<TcpStream, RpcError> {
+        let _nobody_is_asked = (host, port);
+        Err(denied(request))
+    }
+
+    /// The ports at which the policy lets `name` be reached, found without asking anybody for its
+    /// address.
+    ///
+    /// # Errors
+    ///
+    /// What the guest is told; also when there is no such port.
+    fn ports(&self, request: &HostRequest<'_>, name: &str) -> Result<Vec<u16>, RpcError> {
+        let _nobody_is_asked = name;
+        Err(denied(request))
+    }
 
     /// The call is over, however it ended, and asks for nothing more. Called for every call, also
     /// for one that never asked. What was begun for it and not finished is noted in its `trace`.
@@ -68,11 +96,16 @@ pub struct NoHostServices;
 
 impl HostServices for NoHostServices {
     fn serve(&self, request: &HostRequest<'_>) -> Result<Box<RawValue>, RpcError> {
-        let method = clean(request.method.as_bytes(), MAX_LINE);
-        let message = format!("`{method}` is not granted to this call");
-        request.trace.note(Reach::Other { method, refused: message.clone() });
-        Err(RpcError::new(code::HOST_METHOD_DENIED, message))
+        Err(denied(request))
     }
+}
+
+/// Refuses a request, and notes that.
+fn denied(request: &HostRequest<'_>) -> RpcError {
+    let method = clean(request.method.as_bytes(), MAX_LINE);
+    let message = format!("`{method}` is not granted to this call");
+    request.trace.note(Reach::Other { method, refused: message.clone() });
+    RpcError::new(code::HOST_METHOD_DENIED, message)
 }
 
 /// The lines that one guest writes to the host's log, counted.

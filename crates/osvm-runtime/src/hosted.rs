@@ -4,13 +4,17 @@
 //! Who implements [`Hosted`] knows how to reach the server. Whether and where the call may run,
 //! and what is told about it, is decided by [`crate::Runtime::call_hosted`].
 
+use crate::behalf::{LongGuests, OnBehalf, Working};
 use crate::cancel::Cancel;
 use crate::exchange::Answer;
 use crate::id::CallId;
 use crate::report::RunMode;
 use crate::tool_call::{Observer, Stage};
+use crate::trace::Trace;
 use osvm_policy::Resolved;
 use osvm_protocol::tool::Annotations;
+use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -57,9 +61,27 @@ pub struct Terms<'a> {
     pub cancel: &'a Cancel,
     /// Who wants to hear how far the call is.
     pub observer: Option<&'a dyn Observer>,
+    /// Where what the call reaches is written down.
+    pub trace: &'a Arc<Trace>,
+    /// The guests that may work for it.
+    pub guests: &'a LongGuests,
 }
 
 impl Terms<'_> {
+    /// Says that the guest with this CID works for the call until the guard is dropped: what it
+    /// asks of the host meanwhile, it asks on behalf of the call. Nothing for a guest that can ask
+    /// for nothing.
+    #[must_use = "the guest works for the call while the guard lives"]
+    pub fn works_in(&self, cid: u32) -> Option<Working> {
+        self.guests.works(cid, || OnBehalf {
+            call: self.call,
+            policy: self.policy.clone(),
+            deadline: self.deadline,
+            cancel: self.cancel.clone(),
+            trace: Arc::clone(self.trace),
+        })
+    }
+
     /// Tells the observer, if there is one.
     pub fn stage(&self, stage: Stage) {
         if let Some(observer) = self.observer {
@@ -105,6 +127,16 @@ impl HostedReply {
             pooled: false,
             reused: false,
         }
+    }
+
+    /// Says which microVM answered: takes over what whoever started it tells of it, as far as that
+    /// makes sense.
+    pub fn describe(&mut self, facts: &Map<String, Value>) {
+        let number = |name: &str| u32::try_from(facts.get(name)?.as_u64()?).ok();
+        let text = |name: &str| facts.get(name)?.as_str().map(str::to_owned);
+        (self.cid, self.vm_pid) = (number("cid"), number("vm_pid"));
+        (self.image, self.image_digest) = (text("image"), text("image_digest"));
+        self.pooled = facts.get("pooled").and_then(Value::as_bool).unwrap_or(false);
     }
 }
 
@@ -157,6 +189,16 @@ impl From<HostedError> for HostedFailure {
 mod tests {
     use super::*;
     use crate::error::chain;
+
+    #[test]
+    fn of_a_link_only_what_makes_sense_is_told() {
+        let null = serde_json::value::to_raw_value(&()).unwrap();
+        let mut reply = HostedReply::new(Answer::Mcp(null));
+        let facts = serde_json::json!({"cid": 201, "vm_pid": -1, "image": "x", "pooled": true});
+        reply.describe(facts.as_object().unwrap());
+        assert_eq!((reply.cid, reply.vm_pid, reply.image.as_deref()), (Some(201), None, Some("x")));
+        assert!(reply.pooled);
+    }
 
     #[test]
     fn causes_keep_their_order() {

@@ -17,8 +17,8 @@ impl CallId {
     /// Length of the text form.
     pub const LEN: usize = ulid::ULID_LEN;
 
-    /// The id of a call that begins now.
-    pub(crate) fn now() -> Self {
+    /// The id of a call that begins now, or of anything else that asks the host for something.
+    pub fn now() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         // The standard library keys its hashers with random bytes of the kernel and never tells

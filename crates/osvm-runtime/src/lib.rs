@@ -30,6 +30,7 @@
 //! - MCP servers that are no unikernels: a [`Hosted`] reaches them.
 //! - Terminals, exit codes, signals: the binary's.
 
+mod behalf;
 mod call;
 pub mod calls;
 mod cancel;
@@ -56,6 +57,7 @@ mod trace;
 pub mod watch;
 mod wire;
 
+pub use behalf::{Listed, LongGuest, LongGuests, OnBehalf, Working};
 pub use call::{Parts, Remains, Runtime, Session};
 pub use cancel::{Cancel, OnCancel};
 pub use direct::DirectError;

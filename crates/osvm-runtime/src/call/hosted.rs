@@ -69,6 +69,8 @@ impl Run<'_> {
             deadline: self.deadline,
             cancel: self.cancel,
             observer: self.call.observer.as_deref(),
+            trace: &self.trace,
+            guests: &self.runtime.guests,
         });
         let took = asked.elapsed();
         let HostedReply { answer, cid, vm_pid, backend, image, image_digest, boot, pooled, reused } =
