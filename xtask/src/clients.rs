@@ -131,10 +131,15 @@ impl Clients<'_> {
                 &at_once,
             ],
         )?;
-        let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
-        let ok = number("/ok").with_context(|| format!("no count of answers in {report}"))?;
-        ensure!(ok >= LOAD.0 as f64, "not every call was answered: {report}");
-        Ok(format!("{report}"))
+        let number = |path: &str| {
+            let number = report.pointer(path).and_then(Value::as_f64);
+            number.with_context(|| format!("no `{path}` in {report}"))
+        };
+        // An answer that is an error is answered, too.
+        let (ok, failed) = (number("/ok")?, number("/errors")? + number("/toolErrors")?);
+        ensure!(LOAD.0 as f64 <= ok && failed == 0.0, "not every call was answered: {report}");
+        let (median, rate) = (number("/latencyMs/p50")?, number("/throughput")?);
+        Ok(format!("{ok} calls, {rate:.0} a second, {median:.0} ms at the median"))
     }
 
     /// Runs the inspector's command line on `osvm mcp serve`, and reads the JSON it prints.

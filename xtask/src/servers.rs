@@ -190,7 +190,6 @@ fn everything() -> Value {
         {"tool": "toggle-subscriber-updates", "arguments": {}},
         {"tool": "trigger-long-running-operation", "arguments": {"duration": 0.2, "steps": 2}},
         {"tool": "simulate-research-query", "arguments": {"topic": "x"}},
-        {"tool": "there-is-none", "arguments": {}},
     ])
 }
 

@@ -17,13 +17,23 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// The server. It keeps nothing between requests.
-#[derive(Clone, Copy, Debug)]
-struct Fixture;
+#[derive(Clone, Copy, Debug, Default)]
+struct Fixture {
+    /// `--only-tools NUMBER`: so many tools that echo, and nothing else.
+    only_tools: Option<usize>,
+}
 
 fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let fixture = match words.as_slice() {
+        [] => Fixture::default(),
+        ["--only-tools", number] => Fixture { only_tools: Some(number.parse()?) },
+        _ => anyhow::bail!("usage: osvm-fixture [--only-tools NUMBER]"),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let running = Fixture.serve(rmcp::transport::stdio()).await?;
+        let running = fixture.serve(rmcp::transport::stdio()).await?;
         running.waiting().await?;
         Ok(())
     })
@@ -63,7 +73,8 @@ impl ServerHandler for Fixture {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        typed(json!({ "tools": tools::definitions() }))
+        let tools = self.only_tools.map_or_else(tools::definitions, tools::echoes);
+        typed(json!({ "tools": tools }))
     }
 
     async fn call_tool(

@@ -58,9 +58,22 @@ pub(crate) fn definitions() -> Value {
     all.push(tool("echo", json!({"text": {"type": "string"}})));
     all.push(tool("big", json!({"bytes": {"type": "integer"}})));
     all.push(tool("sleep", json!({"ms": {"type": "integer"}})));
+    // Over HTTP its argument has to be in a header too.
+    all.push(tool("echo_header", json!({"text": {"type": "string", "x-mcp-header": "Text"}})));
     all.push(json!({"name": "json_schema_2020_12_tool",
         "description": "Tool with JSON Schema 2020-12 features", "inputSchema": rich_schema()}));
     Value::Array(all)
+}
+
+/// So many tools that do what `echo` does.
+pub(crate) fn echoes(number: usize) -> Value {
+    let echo = |number| {
+        json!({"name": format!("echo_{number:04}"),
+            "description": "Returns the text that it is given, however long it is.",
+            "inputSchema": {"type": "object", "required": ["text"], "properties":
+                {"text": {"type": "string", "description": "what to return"}}}})
+    };
+    (0..number).map(echo).collect()
 }
 
 fn rich_schema() -> Value {
@@ -109,7 +122,7 @@ pub(crate) async fn call(
     }
     let image = json!({"type": "image", "data": PNG, "mimeType": "image/png"});
     match &*name {
-        "echo" => text(word("text")),
+        name if name == "echo" || name.starts_with("echo_") => text(word("text")),
         "big" => text("x".repeat(usize::try_from(number("bytes")).unwrap_or_default())),
         "sleep" => {
             tokio::time::sleep(Duration::from_millis(number("ms"))).await;

@@ -190,11 +190,16 @@ fn of_image(tool: &Tool<'_>, name: &str, origin: Origin<'_>) -> Shown {
     Shown { modern, legacy }
 }
 
+/// Where clients see another name than the server's, `_meta` says whose the tool is.
 fn of_server(definition: &RawValue, name: &str, origin: &Origin<'_>) -> Shown {
     let mut tool = Object::read(definition).unwrap_or_default();
-    tool.set("name", raw::to_raw(name));
-    tool.set_within("_meta", "osvm/tool", raw::to_raw(origin));
-    let modern = tool.to_raw();
+    let modern = if name == origin.name {
+        definition.to_owned()
+    } else {
+        tool.set("name", raw::to_raw(name));
+        tool.set_within("_meta", "osvm/tool", raw::to_raw(origin));
+        tool.to_raw()
+    };
     let takes = |schema: &RawValue| may_show(schema, Era::Handshake);
     let legacy = tool.get("outputSchema").is_some_and(|schema| !takes(schema)).then(|| {
         tool.remove("outputSchema");

@@ -128,6 +128,8 @@ fn a_definition_of_a_server_keeps_all_but_its_name() {
     let legacy = format!(r#"{{"title":"T","name":"n","x":1.0,{meta}}}"#);
     assert_eq!(listed.shown.to(Era::Handshake).get(), legacy);
     assert_eq!((listed.tool.as_str(), listed.mode()), ("t.x", "direct"));
+    let same = Found::of_server("s", &raw, |_| RunMode::Direct).unwrap().listed("t.x".into());
+    assert_eq!(same.shown.to(Era::Stateless).get(), raw.get(), "under its own name");
     let nameless = RawValue::from_string("{}".into()).unwrap();
     assert!(Found::of_server("s", &nameless, |_| RunMode::Direct).is_none());
 }
