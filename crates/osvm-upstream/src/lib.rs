@@ -48,6 +48,7 @@ mod start;
 mod status;
 mod stop;
 mod tail;
+mod turn;
 mod watch;
 mod words;
 

@@ -57,6 +57,9 @@ pub enum Reply {
 
 /// What a server sends while it works on a request. Called on the thread of that request.
 pub trait Relay: Sync {
+    /// The request takes this link: what its maker knows of it. The first thing that is said.
+    fn link(&self, _facts: &serde_json::Map<String, serde_json::Value>) {}
+
     /// Parameters of `notifications/progress`, under the token the request came with.
     fn progress(&self, params: &RawValue);
 

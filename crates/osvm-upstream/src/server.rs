@@ -28,6 +28,7 @@ use crate::spec::{Spec, Target};
 use crate::start::{Started, Starter, failed};
 use crate::status::{LinkStatus, ServerStatus};
 use crate::stop::Stop;
+use crate::turn::{Turn, Turns};
 use crate::words::{Asks, Era, Level};
 use serde_json::value::RawValue;
 use std::path::PathBuf;
@@ -56,6 +57,7 @@ pub struct Server {
     cache: Cache,
     offer: Mutex<Option<Arc<Offer>>>,
     links: Arc<Links>,
+    turns: Arc<Turns>,
     /// Stopped when nothing is to be started any more.
     ended: Stop,
 }
@@ -80,6 +82,7 @@ impl Server {
             cache,
             offer: Mutex::new(offer),
             links: Arc::new(links),
+            turns: Arc::default(),
             ended: Stop::default(),
         })
     }
@@ -106,14 +109,62 @@ impl Server {
     /// Why it could not be asked.
     pub fn refresh(&self, deadline: Instant) -> Result<Arc<Offer>, UpstreamError> {
         let cancel = self.ended.clone();
-        let session = self.session(&Wanted::nothing(), deadline, &cancel)?;
+        let turn = self.turn(deadline, &cancel)?;
+        self.ask(&turn, deadline, &cancel)
+    }
+
+    /// Asks it what it offers if that may not be known: nobody has asked it since this was made,
+    /// or a link of it died since, and what was started anew may be something else. Whether it
+    /// was asked, perhaps by somebody else meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be asked.
+    pub fn refresh_if_stale(
+        &self,
+        deadline: Instant,
+        cancel: &Stop,
+    ) -> Result<bool, UpstreamError> {
+        if !self.is_stale() {
+            return Ok(false);
+        }
+        let turn = self.turn(deadline, cancel)?;
+        if self.is_stale() {
+            self.ask(&turn, deadline, cancel)?;
+        }
+        Ok(true)
+    }
+
+    fn is_stale(&self) -> bool {
+        match self.spec.target {
+            // Its identity says what is started, and stays the same.
+            Target::Launched(_) => false,
+            Target::Process { .. } | Target::Http { .. } => {
+                self.turns.is_stale(self.notice.deaths.load(Relaxed))
+            }
+        }
+    }
+
+    fn turn(&self, deadline: Instant, cancel: &Stop) -> Result<Turn<'_>, UpstreamError> {
+        self.turns.take(deadline, cancel).map_err(|lost| self.lost("tools/list", lost))
+    }
+
+    fn ask(
+        &self,
+        turn: &Turn<'_>,
+        deadline: Instant,
+        cancel: &Stop,
+    ) -> Result<Arc<Offer>, UpstreamError> {
+        let deaths = self.notice.deaths.load(Relaxed);
+        let session = self.session(&Wanted::nothing(), deadline, cancel)?;
         let http = matches!(self.spec.target, Target::Http { .. });
-        let asked = catalog::ask(&session, http, deadline, &cancel);
+        let asked = catalog::ask(&session, http, deadline, cancel);
         self.give_back(&session);
         let offer = asked.map_err(|error| match error {
             NoList::Lost(method, lost) => self.lost(method, lost),
             NoList::Wrong(why) => UpstreamError::Handshake { server: self.spec.name.clone(), why },
         })?;
+        turn.asked(deaths);
         self.notice.breaker.succeeded();
         self.cache.write(&offer);
         let offer = Arc::new(offer);
@@ -144,10 +195,17 @@ impl Server {
         deadline: Instant,
         cancel: &Stop,
     ) -> Result<Reply, UpstreamError> {
-        let wanted = Wanted::by(&request.client, request.era_wanted);
+        let wanted = match &self.spec.target {
+            // One machine for all clients: none of them decides what the server may ask for.
+            Target::Launched(_) => Wanted::nothing(),
+            Target::Process { .. } | Target::Http { .. } => {
+                Wanted::by(&request.client, request.era_wanted)
+            }
+        };
         let mut again = true;
         loop {
             let session = self.session(&wanted, deadline, cancel)?;
+            request.relay.link(&session.facts);
             let replied = self.call(&session, request, deadline, cancel);
             self.give_back(&session);
             match replied {
@@ -295,6 +353,15 @@ impl Server {
                 scope.spawn(move || session.channel.end(patience));
             }
         });
+    }
+
+    /// Ends the links that no request has taken for `idle`. The next request starts another one.
+    pub fn end_idle(&self, idle: Duration) -> usize {
+        let leaving = self.links.lock().idle(idle);
+        for session in &leaving {
+            session.channel.end(self.spec.end_timeout);
+        }
+        leaving.len()
     }
 
     fn lost(&self, method: &str, lost: Lost) -> UpstreamError {

@@ -180,6 +180,15 @@ impl Pool {
         None
     }
 
+    /// Takes out the sessions that nobody uses, and that nobody has used for `idle`.
+    pub(crate) fn idle(&mut self, idle: Duration) -> Vec<Arc<Session>> {
+        // Under the lock of the pool, in which alone a session is lent.
+        let unused = |session: &mut Arc<Session>| {
+            Arc::strong_count(session) == 1 && idle <= session.used().elapsed()
+        };
+        self.sessions.extract_if(.., unused).collect()
+    }
+
     /// Remembers the era in which the server prefers to be spoken to.
     pub(crate) fn learn(&mut self, greeting: &Greeting, key: Option<&Key>) {
         let chosen = self.known.is_some_and(|known| known.dual) && key.is_some();
