@@ -2,7 +2,7 @@
 
 use crate::guest::{IMAGE_NAME, PROBER_NAME};
 use crate::project::Project;
-use crate::{guest, kernel, printer, process, toolchain};
+use crate::{agent, guest, kernel, printer, process, toolchain};
 use anyhow::{Context, Result};
 use osvm_image::Store;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ pub(crate) fn run(project: &Project) -> Result<()> {
     build_osvm(project)?;
     let store = images(project)?;
     linux(project)?;
+    agent::install(project)?;
     printer::result(&format!("installed {IMAGE_NAME} and {PROBER_NAME} in {}", store.display()));
     printer::result(&format!("osvm is {}", project.release("osvm").display()));
     Ok(())

@@ -70,6 +70,11 @@ impl Host {
         command
     }
 
+    /// The home directory of the measurements.
+    pub(crate) fn home(&self) -> &std::path::Path {
+        self.home.path()
+    }
+
     /// The runtime directory of this home.
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         self.home.path().join("run")

@@ -9,6 +9,7 @@
 //! size    image and executor
 //! cids    100 CIDs taken and given back
 //! pool    a daemon with ready VMs: latency; `pool-rate`: throughput; `pool-crowd`: many VMs at once
+//! agent   what the agent adds to a call, and how long `osvm` takes to its prompt
 //! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! `OSVM` names the `osvm` to measure; by default it is the one cargo built for this. With `--json`
 //! each figure is one line of JSON. A word chooses the groups whose name begins with it.
 
+mod agent;
 mod calls;
 mod cids;
 mod daemon;
@@ -51,6 +53,7 @@ const GROUPS: &[Group] = &[
     ("pool", pool::latencies),
     ("pool-rate", pool::rates),
     ("pool-crowd", pool::crowds),
+    ("agent", agent::measure),
     (SOAK, soak::measure),
 ];
 

@@ -56,32 +56,24 @@ pub(crate) struct Done {
     pub(crate) bytes: usize,
 }
 
-/// `_meta["osvm/isolation"]`, as far as people are told.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Isolation {
-    #[serde(default)]
-    call: Option<String>,
-    #[serde(default)]
-    isolation: Facts,
-}
-
+/// `isolation` of the envelope, as far as people are told.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Facts {
+pub(crate) struct Isolation {
     mode: Option<String>,
     cid: Option<u32>,
     total_ms: Option<f64>,
 }
 
 impl Isolation {
-    fn read(envelope: Option<&RawValue>) -> Self {
-        let read = envelope.map(|envelope| serde_json::from_str(envelope.get()));
+    fn read(isolation: Option<&RawValue>) -> Self {
+        let read = isolation.map(|isolation| serde_json::from_str(isolation.get()));
         read.and_then(Result::ok).unwrap_or_default()
     }
 
     /// Where it ran, in words.
     pub(crate) fn words(&self) -> String {
-        let Facts { mode, cid, total_ms } = &self.isolation;
+        let Self { mode, cid, total_ms } = self;
         let mut words = match mode {
             Some(mode) => words::brief(mode, 16),
             None => "not run".to_owned(),
@@ -183,14 +175,8 @@ impl Calls {
 
     /// All of them, in words.
     pub(crate) fn list(&self) -> String {
-        let mut lines = Vec::new();
-        for call in &self.done {
-            let id = call.isolation.call.as_deref().unwrap_or("-");
-            lines.push(format!("{}  {}", call.words(), words::brief(id, 40)));
-        }
-        for call in &self.running {
-            lines.push(format!("… {}: runs", call.name));
-        }
+        let mut lines: Vec<String> = self.done.iter().map(Done::words).collect();
+        lines.extend(self.running.iter().map(|call| format!("… {}: runs", call.name)));
         if lines.is_empty() { "no calls yet".to_owned() } else { lines.join("\n") }
     }
 }
@@ -236,13 +222,13 @@ mod tests {
         assert_eq!((calls.running()[0].name.as_str(), calls.running().len()), ("s__t", 1));
         let ended = event(
             r#"{"call_ended":{"id":"a","is_error":false,"text":"x\u001b","bytes":2,
-            "isolation":{"call":"c-1","isolation":{"mode":"unikernel","cid":200,"total_ms":12.3}}}}"#,
+            "isolation":{"mode":"unikernel","cid":200,"total_ms":12.3}}}"#,
         );
         let done = calls.take(&ended, now).unwrap();
         assert_eq!(done.words(), "✓ s__t: unikernel, CID 200, 12 ms, 2 bytes");
         assert_eq!(done.text, "x\\u001b");
         assert!(calls.take(&ended, now).is_none() && calls.running().is_empty());
-        assert_eq!(calls.list(), "✓ s__t: unikernel, CID 200, 12 ms, 2 bytes  c-1");
+        assert_eq!(calls.list(), "✓ s__t: unikernel, CID 200, 12 ms, 2 bytes");
     }
 
     #[test]

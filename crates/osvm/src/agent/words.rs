@@ -54,7 +54,8 @@ fn wrap_line(line: &str, width: usize, lines: &mut Vec<String>) {
     let (mut blank, mut after) = (None, 0);
     for letter in line.chars() {
         let wide = letter.width().unwrap_or(0);
-        if width < columns + wide && !current.is_empty() {
+        // Twice where the word that moves on is as long as a line.
+        while width < columns + wide && !current.is_empty() {
             let rest = match blank {
                 Some(at) => current.split_off(at),
                 None => String::new(),

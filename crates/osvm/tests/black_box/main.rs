@@ -3,9 +3,13 @@
 //! One program, so that it links once. `cargo test unikernel` runs the module of that name.
 #![cfg(test)]
 
+mod agent_model;
 mod client;
 mod support;
 
+mod agent;
+mod agent_microvm;
+mod agent_screen;
 mod arguments;
 mod backends;
 mod batch;

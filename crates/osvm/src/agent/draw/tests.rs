@@ -44,7 +44,7 @@ fn at_work(begun: Instant) -> Chat {
         r#"{"call_started":{"id":"b"}}"#,
         r#"{"call_progress":{"id":"b","message":"starting a virtual machine"}}"#,
         r#"{"call_ended":{"id":"a","is_error":false,"text":"one","bytes":3,
-            "isolation":{"isolation":{"mode":"unikernel","cid":200,"total_ms":31.7}}}}"#,
+            "isolation":{"mode":"unikernel","cid":200,"total_ms":31.7}}}"#,
     ] {
         chat.take(&event(told), begun);
     }
