@@ -57,7 +57,7 @@ pub enum Expect {
 #[derive(Debug, Error)]
 pub enum CaseError {
     /// They are no list of cases.
-    #[error("the cases cannot be read")]
+    #[error("this is no list of cases")]
     Form(#[source] serde_json::Error),
     /// One has a time that is none.
     #[error("case {number} has a `time` that is not RFC 3339 in UTC")]

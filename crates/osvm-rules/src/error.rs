@@ -10,13 +10,29 @@ use thiserror::Error;
 /// A file of rules can't be used.
 #[derive(Debug, Error)]
 pub enum PolicyError {
-    /// It can't be read, or not be trusted.
-    #[error("cannot use the rules in `{}`", path.display())]
+    /// There is no such file.
+    #[error("there are no rules at `{}`", path.display())]
+    Missing {
+        /// Where they were expected.
+        path: PathBuf,
+    },
+    /// The host refused to read it.
+    #[error("cannot read the rules in `{}`", path.display())]
     Read {
         /// The file.
         path: PathBuf,
+        /// What the host answered.
+        source: io::Error,
+    },
+    /// It is no file that rules could be taken from.
+    #[error("the rules in `{}` are not used: {reason}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
         /// Why.
-        source: Box<ConfigError>,
+        reason: String,
+        /// What the user can do.
+        hint: Option<String>,
     },
     /// It is wrong.
     #[error("the rules in `{}` are wrong: {}", path.display(), Listed(problems))]
@@ -29,10 +45,39 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    /// What keeps a file from being read, which is read with the care that a config is.
+    pub(crate) fn unreadable(error: ConfigError) -> Self {
+        let hint = error.hint();
+        let (path, reason) = match error {
+            ConfigError::Missing { path } => return Self::Missing { path },
+            ConfigError::Read { path, source } | ConfigError::Create { path, source } => {
+                return Self::Read { path, source };
+            }
+            ConfigError::NotAFile { path } => {
+                return Self::Unfit { path, reason: "it is not a regular file".into(), hint: None };
+            }
+            ConfigError::TooLong { path } => {
+                (path, format!("it is longer than {} bytes", osvm_policy::MAX_FILE_BYTES))
+            }
+            ConfigError::ForeignOwner { path, owner, user } => {
+                (path, format!("it belongs to user {owner}, not to user {user} or root"))
+            }
+            ConfigError::WorldWritable { path, mode } => {
+                (path, format!("it can be written by every user (mode {mode:04o})"))
+            }
+            ConfigError::Invalid(errors) => (errors.path.clone(), errors.to_string()),
+        };
+        Self::Unfit { path, reason, hint }
+    }
+
     /// What the user can do next, when there is one clear thing.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { source, .. } => source.hint(),
+            Self::Missing { .. } => {
+                Some("they are named by `--policy`, or by `policy` in the isolation config".into())
+            }
+            Self::Read { .. } => None,
+            Self::Unfit { hint, .. } => hint.clone(),
             Self::Invalid { .. } => Some("`osvm policy check` tells all that is wrong".into()),
         }
     }

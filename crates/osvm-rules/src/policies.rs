@@ -44,9 +44,7 @@ impl Policies {
     ///
     /// [`PolicyError`]: it can't be read, can't be trusted, or is wrong.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let read = osvm_policy::read_trusted(path);
-        let bytes =
-            read.map_err(|source| PolicyError::Read { path: path.into(), source: source.into() })?;
+        let bytes = osvm_policy::read_trusted(path).map_err(PolicyError::unreadable)?;
         Self::parse(&bytes, path)
     }
 

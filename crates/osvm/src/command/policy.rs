@@ -138,7 +138,10 @@ fn test(context: &Context, file: &Path) -> Outcome {
         return Err(Failure::new("cases", format!("`{}` is too long", file.display())));
     }
     let text = std::fs::read_to_string(file).map_err(|error| unreadable().caused_by(&error))?;
-    let cases = read_cases(&text).map_err(|error| Failure::from_error("cases", &error, None))?;
+    let cases = read_cases(&text).map_err(|error| {
+        Failure::new("cases", format!("cannot use the cases in `{}`", file.display()))
+            .caused_by(&error)
+    })?;
     let mut failed = 0_usize;
     for (case, number) in cases.iter().zip(1..) {
         let verdict = case.run(policies.as_deref());
