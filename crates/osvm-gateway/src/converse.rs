@@ -10,6 +10,7 @@ use crate::voice::{Ear, Voice};
 use crate::words::Era;
 use osvm_upstream::{Era as UpstreamEra, Outgoing, Reply, Server, Stop, UpstreamError};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -36,13 +37,15 @@ pub(crate) enum Trouble {
     NoInput { server: String, why: String },
 }
 
-/// Sends a request on behalf of `voice`, and waits for its answer until `deadline`.
+/// Sends a request on behalf of `voice`, and waits for its answer until `deadline`. `taken` hears
+/// what is known of the link that the request takes.
 pub(crate) fn converse(
     voice: &Voice,
     clock: &Clock,
     server: &Server,
     params: &RawValue,
     deadline: Instant,
+    taken: &(dyn Fn(&Map<String, Value>) + Sync),
 ) -> Result<Reply, Trouble> {
     let stop = Stop::default();
     let _cancelled = {
@@ -58,7 +61,7 @@ pub(crate) fn converse(
         Era::Stateless => UpstreamEra::Modern,
     });
     let _counted = voice.client.parking.count();
-    let ear = Ear { voice, budget: budget.as_ref() };
+    let ear = Ear { voice, budget: budget.as_ref(), taken };
     let mut next = None;
     for _ in 0..MAX_ROUNDS {
         let outgoing = Outgoing {

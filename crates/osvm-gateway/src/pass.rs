@@ -204,7 +204,7 @@ impl Pass {
             return voice.error(None, not_started(&server));
         };
         let deadline = Instant::now() + gateway.runtime.config().resolve(&server, "").timeout;
-        match converse(&voice, &gateway.clock, to_ask, &params, deadline) {
+        match converse(&voice, &gateway.clock, to_ask, &params, deadline, &|_| {}) {
             Ok(Reply::Result(raw)) => match translate::result(&raw, method, era) {
                 Some(result) => voice.result(result),
                 None => voice.error(None, ErrorObject::broken(raw.get())),

@@ -27,6 +27,7 @@ use osvm_upstream::{Relay, Stop};
 use rmcp::model::ErrorCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::{debug, warn};
 
@@ -255,14 +256,19 @@ impl Voice {
 }
 
 /// Hears a server on behalf of a call.
-#[derive(Debug)]
 pub(crate) struct Ear<'a> {
     pub(crate) voice: &'a Voice,
     /// The time the server has, which stands while the client is asked.
     pub(crate) budget: Option<&'a Budget>,
+    /// Hears which link the request takes.
+    pub(crate) taken: &'a (dyn Fn(&Map<String, Value>) + Sync),
 }
 
 impl Relay for Ear<'_> {
+    fn link(&self, facts: &Map<String, Value>) {
+        (self.taken)(facts);
+    }
+
     fn progress(&self, params: &RawValue) {
         let Some(mut params) = Object::read(params) else { return };
         let told = self.voice.told();

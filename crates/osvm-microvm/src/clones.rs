@@ -37,6 +37,7 @@ const AFTER_FAILING: Duration = Duration::from_secs(2);
 pub struct Ready {
     pub(crate) guest: Guest,
     awake: Awake,
+    exercised: bool,
 }
 
 impl Ready {
@@ -60,7 +61,7 @@ impl Ready {
                 done.map_err(|gone| guest.explain(gone))?;
             }
         }
-        Ok(Self { guest, awake })
+        Ok(Self { guest, awake, exercised })
     }
 
     /// Programs in it that had random generators of their own and seeded them anew.
@@ -71,6 +72,11 @@ impl Ready {
     /// How far its clock was off at most when it was set.
     pub fn clock_error(&self) -> Duration {
         self.awake.clock_error
+    }
+
+    /// Whether it was made ahead, and so that its first request is answered as fast as it can be.
+    pub fn was_waiting(&self) -> bool {
+        self.exercised
     }
 
     /// The guest, for the one request.

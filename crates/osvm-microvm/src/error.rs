@@ -7,6 +7,7 @@ use osvm_vmm::linux::SnapshotError;
 use osvm_vmm::{BootError, ConnectError};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why there is no microVM, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,12 @@ pub enum MicroVmError {
     /// The server has secrets, which would be in every copy of it.
     #[error("a server with secrets can't be cloned: its secrets would be saved with it")]
     Secrets,
+    /// The template could not be made; several requests may have waited for it.
+    #[error(transparent)]
+    Template(Arc<MicroVmError>),
+    /// It took longer than the request that wanted it has time.
+    #[error("the server's first start takes longer than the call may")]
+    Late,
     /// Whoever asked wants it no more.
     #[error("the start was cancelled")]
     Cancelled,
@@ -66,6 +73,8 @@ impl MicroVmError {
             Self::GuestFile { .. } => {
                 Some("make it with `cargo xtask kernel`, then `cargo xtask install`".into())
             }
+            Self::Template(error) => error.hint(),
+            Self::Late => Some("call again in a moment, or raise `timeout_secs`".into()),
             Self::Secrets => Some("give it `\"life\": \"persistent\"`".into()),
             Self::Boot(error) => error.hint(),
             Self::Cid(error) => error.hint(),

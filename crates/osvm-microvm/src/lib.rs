@@ -15,6 +15,7 @@
 //!   until then no program of it has run.
 //! - A template is bound to everything it was made from ([`Recipe::key`]). Anything else is another
 //!   template.
+//! - A template on disk is used only while its files are the ones that were written.
 //! - No secret is in a template: a recipe that has secrets is refused clone life.
 //! - Dropping is destroying, as everywhere.
 //!
@@ -30,6 +31,7 @@ mod initrd;
 mod launch;
 mod link;
 mod recipe;
+pub mod snapshots;
 mod talk;
 mod template;
 

@@ -102,6 +102,8 @@ pub struct Recipe {
     pub writable_mib: u32,
     /// Most processes and threads it may have.
     pub max_processes: u32,
+    /// Whether it has a way out, through the host and under the policy: see [`crate::Outside`].
+    pub network: bool,
 }
 
 impl Recipe {
@@ -134,6 +136,7 @@ impl Recipe {
             memory,
             writable_mib: memory.mib() / 4,
             max_processes: MAX_PROCESSES,
+            network: false,
         })
     }
 
@@ -186,6 +189,7 @@ impl Recipe {
             max_processes: self.max_processes,
             entropy,
             hooks: copied,
+            network: self.network,
         }
     }
 }
@@ -207,11 +211,11 @@ pub(crate) fn random(source: io::Error) -> MicroVmError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::Write;
 
-    fn recipe() -> Recipe {
+    pub(crate) fn recipe() -> Recipe {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"x").unwrap();
         Recipe {
@@ -228,6 +232,7 @@ mod tests {
             memory: MemoryMib::new(128).unwrap(),
             writable_mib: 32,
             max_processes: 64,
+            network: false,
         }
     }
 

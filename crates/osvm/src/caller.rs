@@ -15,6 +15,7 @@ use crate::approval_prompt;
 use crate::context::Context;
 use crate::daemon;
 use crate::failure::Failure;
+use crate::hosted::HostedServers;
 use osvm_daemon::client::{CallReply, HangUp};
 use osvm_daemon::message::{CallHead, Terms};
 use osvm_daemon::{Client, ClientError};
@@ -46,6 +47,8 @@ pub(crate) struct Caller<'a> {
     /// Until a runtime takes it.
     config: Mutex<Option<Config>>,
     runtime: OnceLock<Runtime>,
+    /// Servers that no image has, as far as they were called.
+    hosted: OnceLock<HostedServers>,
     /// `None`: this process runs the calls.
     terms: Option<Terms>,
     choice: Choice,
@@ -91,6 +94,7 @@ impl<'a> Caller<'a> {
             env,
             config: Mutex::new(Some(config)),
             runtime: OnceLock::new(),
+            hosted: OnceLock::new(),
             terms,
             choice,
             running: Running::default(),
@@ -105,6 +109,11 @@ impl<'a> Caller<'a> {
     /// A line of calls; with `share`, consecutive ones of one server may share a guest.
     pub(crate) fn line(&self, share: bool) -> Line<'_, 'a> {
         Line { caller: self, client: None, session: share.then(Session::default) }
+    }
+
+    /// The servers of this process, which keeps nothing ready for others.
+    fn hosted(&self) -> &HostedServers {
+        self.hosted.get_or_init(|| HostedServers::new(self.context, &self.env, 0))
     }
 
     /// The runtime of this process.
@@ -171,11 +180,14 @@ impl Line<'_, '_> {
 
     fn here(&mut self, call: &ToolCall) -> Result<CallReply, Failure> {
         let runtime = self.caller.runtime()?;
+        let hosted =
+            self.caller.hosted().find(self.caller.context, runtime.config(), &call.server)?;
         let cancel = Cancel::default();
         let id = self.caller.running.begin(End::Here(cancel.clone()));
-        let report = match &mut self.session {
-            None => runtime.call(call, &cancel),
-            Some(session) => {
+        let report = match (&hosted, &mut self.session) {
+            (Some(server), _) => runtime.call_hosted(call, &server.tool(call), &cancel),
+            (None, None) => runtime.call(call, &cancel),
+            (None, Some(session)) => {
                 let (mut report, remains) = runtime.answer(call, Some(session), &cancel);
                 report.isolation.total = Some(remains.settle());
                 report

@@ -4,10 +4,12 @@
 //! isolation config. One server that can't be used does not keep the others out: why is kept with
 //! it.
 
+use crate::broker;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::vm_program;
 use osvm_policy::{Config, Env, ExecutionMode, nearest};
+use osvm_secrets::{SecretName, Secrets};
 use osvm_servers::expand::expand_entry;
 use osvm_servers::{
     Entry, FromEnvironment, Http, Listed, Origin, Servers, ServersError, Stdio, Target,
@@ -15,9 +17,6 @@ use osvm_servers::{
 };
 use osvm_upstream::Spec;
 use std::path::PathBuf;
-
-/// Gives the value of a secret by its name.
-pub(crate) type Secrets<'s> = &'s dyn Fn(&str) -> Result<String, Failure>;
 
 /// A server, and how to reach it.
 #[derive(Debug)]
@@ -57,13 +56,11 @@ fn environment(context: &Context) -> FromEnvironment {
 }
 
 /// Every server that is enabled, with `${VAR}` expanded and secrets in place.
-pub(crate) fn configured(
-    context: &Context,
-    secrets: Secrets<'_>,
-) -> Result<Vec<Configured>, Failure> {
+pub(crate) fn configured(context: &Context) -> Result<Vec<Configured>, Failure> {
     let env = context.env()?;
+    let secrets = broker::secrets(&env);
     let enabled = all(context, &env)?.into_iter().filter(|listed| listed.entry.enabled);
-    Ok(enabled.map(|listed| with_spec(listed, secrets)).collect())
+    Ok(enabled.map(|listed| with_spec(listed, &secrets)).collect())
 }
 
 /// One server that is enabled.
@@ -71,12 +68,9 @@ pub(crate) fn configured(
 /// # Errors
 ///
 /// There is none of this name, or it is disabled.
-pub(crate) fn find(
-    context: &Context,
-    name: &str,
-    secrets: Secrets<'_>,
-) -> Result<Configured, Failure> {
-    let all = all(context, &context.env()?)?;
+pub(crate) fn find(context: &Context, name: &str) -> Result<Configured, Failure> {
+    let env = context.env()?;
+    let all = all(context, &env)?;
     let Some(listed) = all.iter().find(|listed| listed.name == name) else {
         return Err(unknown(name, all.iter().map(|listed| listed.name.as_str())));
     };
@@ -84,7 +78,7 @@ pub(crate) fn find(
         return Err(Failure::new("disabled", format!("server `{name}` is disabled"))
             .hint(format!("`osvm mcp enable {name}`")));
     }
-    Ok(with_spec(listed.clone(), secrets))
+    Ok(with_spec(listed.clone(), &broker::secrets(&env)))
 }
 
 /// A server that nobody has configured.
@@ -127,9 +121,16 @@ pub(crate) fn isolation_lines(name: &str, mode: ExecutionMode) -> String {
     format!("\"mcp_servers\": {{\"{name}\": {{\"execution_mode\": \"{mode}\"}}}}")
 }
 
-/// A secret, as long as nothing keeps any.
-pub(crate) fn no_secrets(name: &str) -> Result<String, Failure> {
-    Err(Failure::new("secret", format!("there is no secret `{name}`")))
+/// The value of a secret, for the server that is given it.
+fn reveal(secrets: &Secrets, name: &str) -> Result<String, Failure> {
+    let name: SecretName =
+        name.parse().map_err(|error| Failure::from_error("secret", &error, None))?;
+    let value = secrets.get(&name);
+    let value = value.map_err(|error| Failure::from_error("secret", &error, error.hint()))?;
+    value.map(|value| value.reveal().to_owned()).ok_or_else(|| {
+        Failure::new("secret", format!("there is no secret `{name}`"))
+            .hint(format!("`osvm secret set {name}` keeps one"))
+    })
 }
 
 /// A list that can't be used, as every command shows it.
@@ -143,7 +144,7 @@ impl From<ServersError> for Failure {
     }
 }
 
-fn with_spec(Listed { name, entry, origin }: Listed, secrets: Secrets<'_>) -> Configured {
+fn with_spec(Listed { name, entry, origin }: Listed, secrets: &Secrets) -> Configured {
     let spec = spec(&name, &entry, &origin, secrets);
     Configured { name, entry, spec }
 }
@@ -152,9 +153,9 @@ fn spec(
     name: &str,
     entry: &Entry,
     origin: &Origin,
-    secrets: Secrets<'_>,
+    secrets: &Secrets,
 ) -> Result<Option<Spec>, Failure> {
-    let secret = |name: &str| secrets(name);
+    let secret = |name: &str| reveal(secrets, name);
     // What comes from a variable is an address as it is, with nothing in it to expand.
     let entry = match origin {
         Origin::Environment(_) => entry.clone(),
@@ -182,6 +183,39 @@ fn spec(
     // Without it a program is still ended with osvm, unless osvm is killed.
     spec.guard = vm_program::find().ok();
     Ok(Some(spec))
+}
+
+/// The environment of a program.
+#[derive(Debug)]
+pub(crate) struct Variables {
+    /// What stands in the file.
+    pub(crate) plain: Vec<(String, String)>,
+    /// What may be in no file: secrets, and whatever comes from osvm's own environment.
+    pub(crate) secret: Vec<(String, String)>,
+}
+
+/// The environment of a server that is a program.
+///
+/// # Errors
+///
+/// A variable is not set, or a secret is not there.
+pub(crate) fn variables(server: &Configured, secrets: &Secrets) -> Result<Variables, Failure> {
+    let mut variables = Variables { plain: Vec::new(), secret: Vec::new() };
+    let (Target::Stdio(written), expanded) =
+        (&server.entry.target, expanded(&server.name, &server.entry)?)
+    else {
+        return Ok(variables);
+    };
+    let Target::Stdio(expanded) = expanded.target else { return Ok(variables) };
+    for (name, value) in expanded.env {
+        let plain = written.env.iter().any(|(own, text)| *own == name && *text == value);
+        let list = if plain { &mut variables.plain } else { &mut variables.secret };
+        list.push((name, value));
+    }
+    for (variable, name) in expanded.env_from_secret {
+        variables.secret.push((variable, reveal(secrets, &name)?));
+    }
+    Ok(variables)
 }
 
 fn expanded(name: &str, entry: &Entry) -> Result<Entry, Failure> {

@@ -8,6 +8,7 @@ use crate::cli::Serve;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::microvm::Fleet;
 use crate::printer::table;
 use crate::servers;
 use osvm_gateway::{
@@ -80,9 +81,9 @@ pub(crate) fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
         .collect();
     let cache = servers::cache_dir(context, env);
     let mut configured = Vec::new();
-    for servers::Configured { name, entry, spec } in
-        servers::configured(context, &servers::no_secrets)?
-    {
+    let all = servers::configured(context)?;
+    let micro_vms = Arc::new(Fleet::new(context, env, &context.config(env)?, &all));
+    for servers::Configured { name, entry, spec } in all {
         let site = match entry.target {
             Target::Builtin => continue,
             Target::Stdio(_) => Site::Process,
@@ -100,7 +101,7 @@ pub(crate) fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
             }
         }
     }
-    Ok(Servers { configured, hidden, micro_vms: None })
+    Ok(Servers { configured, hidden, micro_vms: Some(micro_vms), ..Servers::default() })
 }
 
 fn over_http(

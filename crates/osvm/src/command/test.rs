@@ -35,7 +35,7 @@ struct Report {
 /// Tries one server.
 pub(crate) fn run(context: &Context, args: &Test) -> Outcome {
     let config = context.config(&context.env()?)?;
-    let server = servers::find(context, &args.server, &servers::no_secrets)?;
+    let server = servers::find(context, &args.server)?;
     let begin = Instant::now();
     let mut report = match server.entry.target {
         Target::Builtin => builtin(context, &config, &server)?,

@@ -8,13 +8,14 @@ use super::{Outcome, Status};
 use crate::cli::{Inspect, Search, Tools};
 use crate::context::{Context, cases};
 use crate::failure::Failure;
+use crate::microvm::{MicroVms, runs_in_one};
 use crate::printer::table;
 use crate::servers::{self, Configured};
 use osvm_image::{Image, ImageError};
 use osvm_policy::Config;
 use osvm_protocol::tool::Tool;
 use osvm_servers::{Http, Target, is_builtin};
-use osvm_upstream::{Offer, Server, UpstreamError};
+use osvm_upstream::{Offer, Server, Stop, UpstreamError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 
 /// Longest a server may take to say what it offers.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same for one that starts in a microVM.
+const FIRST_START: Duration = Duration::from_secs(300);
 
 /// A tool, and where a call of it runs.
 #[derive(Debug)]
@@ -183,11 +187,15 @@ fn known(context: &Context) -> Result<Vec<Found>, Failure> {
         .collect();
     let mut found = of_images(context, &config, None)?;
     found.retain(|tool| !off.contains(tool.server.as_str()));
-    for server in servers::configured(context, &servers::no_secrets)? {
+    for server in servers::configured(context)? {
         if !super::servers::has_command(&server.entry.target) {
             continue;
         }
         let offer = match &server.spec {
+            _ if runs_in_one(&config, &server) => {
+                let in_vm = MicroVms::new(context, &env).place(context, &config, &server, 0);
+                in_vm.ok().and_then(|in_vm| in_vm.server.offer())
+            }
             Ok(Some(spec)) => {
                 let cache = servers::cache_dir(context, &env);
                 Server::new(spec.clone(), Some(cache)).offer()
@@ -219,7 +227,7 @@ fn of_server(context: &Context, name: &str) -> Result<Vec<Found>, Failure> {
         }
         return Ok(found);
     }
-    let server = servers::find(context, name, &servers::no_secrets)?;
+    let server = servers::find(context, name)?;
     let (offer, _) = ask(context, &config, &server, PATIENCE)?;
     Ok(of_offer(&config, &server, &offer))
 }
@@ -231,6 +239,9 @@ pub(super) fn ask(
     configured: &Configured,
     patience: Duration,
 ) -> Result<(Arc<Offer>, Arc<Server>), Failure> {
+    if runs_in_one(config, configured) {
+        return in_micro_vm(context, config, configured, patience);
+    }
     servers::may_start(config, configured)?;
     let Some(spec) = configured.spec.clone()? else {
         let message = format!("server `{}` has no command to start", configured.name);
@@ -240,6 +251,24 @@ pub(super) fn ask(
     let server = Server::new(spec, Some(cache));
     let offer = server.refresh(Instant::now() + patience).map_err(|error| upstream(&error))?;
     Ok((offer, server))
+}
+
+/// The same of a server that the isolation config has run in a microVM.
+fn in_micro_vm(
+    context: &Context,
+    config: &Config,
+    configured: &Configured,
+    patience: Duration,
+) -> Result<(Arc<Offer>, Arc<Server>), Failure> {
+    let env = context.env()?;
+    let in_vm = MicroVms::new(context, &env).place(context, config, configured, 0)?;
+    let server = configured.name.clone();
+    in_vm
+        .placed
+        .warm_up(&Stop::default())
+        .map_err(|source| upstream(&UpstreamError::Start { server, source }))?;
+    let offer = in_vm.server.refresh(Instant::now() + patience.max(FIRST_START));
+    Ok((offer.map_err(|error| upstream(&error))?, in_vm.server))
 }
 
 /// A server that could not be asked, as every command shows it.
