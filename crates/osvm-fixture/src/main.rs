@@ -15,22 +15,50 @@ use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// The server. It keeps nothing between requests.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Fixture {
     /// `--only-tools NUMBER`: so many tools that echo, and nothing else.
     only_tools: Option<usize>,
+    /// `--legacy-only`, `--modern-only`: the revisions it speaks, where that is not all.
+    versions: Option<&'static [ProtocolVersion]>,
+    /// `--description FILE`: what the file says when this starts is the description of `echo`.
+    description: Option<String>,
+}
+
+const USAGE: &str = "usage: osvm-fixture [--only-tools NUMBER | --legacy-only | --modern-only | \
+                     --description FILE]";
+
+/// The last revision with a handshake, and all before it.
+fn legacy() -> &'static [ProtocolVersion] {
+    ProtocolVersion::known_up_to(&ProtocolVersion::V_2025_11_25)
+}
+
+impl Fixture {
+    fn by(words: &[&str]) -> anyhow::Result<Self> {
+        let usual = Self::default();
+        Ok(match words {
+            [] => usual,
+            ["--only-tools", number] => Self { only_tools: Some(number.parse()?), ..usual },
+            ["--legacy-only"] => Self { versions: Some(legacy()), ..usual },
+            ["--modern-only"] => {
+                let versions = ProtocolVersion::KNOWN_VERSIONS.get(legacy().len()..);
+                Self { versions, ..usual }
+            }
+            ["--description", file] => {
+                Self { description: Some(std::fs::read_to_string(file)?), ..usual }
+            }
+            _ => anyhow::bail!(USAGE),
+        })
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let fixture = match words.as_slice() {
-        [] => Fixture::default(),
-        ["--only-tools", number] => Fixture { only_tools: Some(number.parse()?) },
-        _ => anyhow::bail!("usage: osvm-fixture [--only-tools NUMBER]"),
-    };
+    let fixture = Fixture::by(&words)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let running = fixture.serve(rmcp::transport::stdio()).await?;
@@ -51,6 +79,10 @@ fn is_modern(context: &RequestContext<RoleServer>) -> bool {
 }
 
 impl ServerHandler for Fixture {
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        Cow::Borrowed(self.versions.unwrap_or(ProtocolVersion::KNOWN_VERSIONS))
+    }
+
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
@@ -73,7 +105,13 @@ impl ServerHandler for Fixture {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let tools = self.only_tools.map_or_else(tools::definitions, tools::echoes);
+        let mut tools = self.only_tools.map_or_else(tools::definitions, tools::echoes);
+        if let (Some(description), Some(tools)) = (&self.description, tools.as_array_mut()) {
+            for echo in tools.iter_mut().filter(|tool| tool.get("name") == Some(&json!("echo"))) {
+                *echo = json!({"name": "echo", "description": description,
+                    "inputSchema": {"type": "object"}});
+            }
+        }
         typed(json!({ "tools": tools }))
     }
 

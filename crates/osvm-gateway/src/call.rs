@@ -62,7 +62,8 @@ pub(crate) fn plan(catalog: &Catalog, params: Option<&RawValue>) -> Result<Plann
     let Some(Params { name: Text(name), arguments }) = read_params(params)? else {
         return Err(Defect::params("`tools/call` needs `params` with `name`"));
     };
-    let Some(listed) = catalog.get(&name) else {
+    // A call of one that is held back says so, with a receipt.
+    let Some(listed) = catalog.get(&name).or_else(|| catalog.get_held(&name)) else {
         let mut message = format!("no tool is called `{}`", shown(&name));
         if let Some(nearest) = catalog.nearest(&name) {
             message.push_str(&format!(": did you mean `{nearest}`?"));
@@ -150,7 +151,7 @@ impl Call {
             Target::Image => gateway.runtime.call(&call, voice.cancel()),
             Target::Server { params, annotations } => match gateway.member(&call.server) {
                 Some(member) => {
-                    let hosted = hosted(gateway, member, &voice, params, annotations);
+                    let hosted = hosted(gateway, member, &voice, params, annotations, &call.tool);
                     gateway.runtime.call_hosted(&call, &hosted, voice.cancel())
                 }
                 None => {
@@ -171,8 +172,9 @@ fn hosted<'a>(
     voice: &'a Voice,
     params: Box<RawValue>,
     annotations: Option<osvm_protocol::tool::Annotations>,
+    tool: &'a str,
 ) -> HostedTool<'a> {
-    HostedTool { member, clock: &gateway.clock, voice, params, annotations }
+    HostedTool { gateway, member, tool, voice, params, annotations }
 }
 
 /// Tells a client how far the start of its call is.

@@ -15,6 +15,7 @@ pub(crate) use entry::{Entry, Kind, Shown};
 pub(crate) use page::{List, Page};
 
 use crate::fleet::Fleet;
+use crate::trust::Keeper;
 use entry::Found;
 use osvm_protocol::tool::Tool;
 use osvm_runtime::{RunMode, Runtime};
@@ -97,6 +98,8 @@ pub(crate) struct Features {
 pub struct Catalog {
     /// In the order of their names, which never depends on who asks.
     tools: BTreeMap<String, Listed>,
+    /// Those that are held back: neither listed nor called.
+    held: BTreeMap<String, Listed>,
     prompts: BTreeMap<String, Entry>,
     /// In the order of servers by name, and of each server's own list.
     resources: Vec<Entry>,
@@ -132,6 +135,7 @@ impl Catalog {
     pub(crate) fn read(
         runtime: &Runtime,
         fleet: &Fleet,
+        keeper: &Keeper,
         selection: &Selection,
     ) -> Result<Self, CatalogError> {
         let mut found = match of_images(runtime, fleet) {
@@ -149,9 +153,11 @@ impl Catalog {
             .map(|member| (member, member.offer()))
             .collect();
         for (member, offer) in &offers {
-            for raw in offer.iter().flat_map(|offer| &offer.tools) {
+            let Some(offer) = offer else { continue };
+            let held = keeper.held(member.name(), offer);
+            for raw in &offer.tools {
                 let place = |tool: &str| member.place(runtime.config(), tool);
-                found.extend(Found::of_server(member.name(), raw, place));
+                found.extend(Found::of_server(member.name(), raw, place, &held));
             }
         }
         let mut known: BTreeSet<&str> = fleet.members().map(|member| member.name()).collect();
@@ -160,7 +166,10 @@ impl Catalog {
         check_servers(&known, selection)?;
         found.retain(|tool| selection.has(&tool.server));
         let complete = offers.iter().all(|(_, offer)| offer.is_some());
-        let mut catalog = Self { tools: select(found, selection, complete)?, ..Self::default() };
+        // All have names before some are held back, so that no other tool takes one of theirs.
+        let (held, tools) =
+            select(found, selection, complete)?.into_iter().partition(|(_, t)| t.doubt.is_some());
+        let mut catalog = Self { tools, held, ..Self::default() };
         for (member, offer) in &offers {
             match offer {
                 Some(offer) => catalog.add_features(member.name(), offer),
@@ -178,6 +187,17 @@ impl Catalog {
     /// The tools, in the order in which clients see them.
     pub fn tools(&self) -> impl ExactSizeIterator<Item = &Listed> {
         self.tools.values()
+    }
+
+    /// Whether tools are held back.
+    pub(crate) fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Those of a server that are.
+    pub(crate) fn held_of(&self, server: &str) -> Vec<String> {
+        let of = self.held.values().filter(|tool| tool.server == server);
+        of.map(|tool| tool.tool.clone()).collect()
     }
 
     /// What clients see differently in `other`.

@@ -11,10 +11,12 @@
 //!   run in one. What such a server offered before is shown from the cache all the same.
 //! - What one server does keeps no other waiting.
 
-use crate::catalog::Selection;
+use crate::catalog::{Catalog, Selection};
+use crate::trust::Trust;
 use osvm_policy::{Config, ExecutionMode};
 use osvm_runtime::{RunMode, Site};
 use osvm_upstream::{Event, Offer, Server, ServerStatus};
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -42,6 +44,9 @@ const CALM: Duration = Duration::from_millis(100);
 pub trait MicroVms: fmt::Debug + Send + Sync {
     /// The server called `name`, in a microVM; `None` where it can't be had.
     fn server(&self, name: &str) -> Option<Arc<Server>>;
+
+    /// The hypervisor they run under, if there is one here.
+    fn backend(&self) -> Option<&'static str>;
 }
 
 /// A configured server.
@@ -65,6 +70,20 @@ pub struct Servers {
     pub hidden: BTreeSet<String>,
     /// What runs programs in microVMs.
     pub micro_vms: Option<Arc<dyn MicroVms>>,
+    /// Who knows which definitions of tools are believed; without it, all are.
+    pub trust: Option<Arc<dyn Trust>>,
+}
+
+/// How a configured server is, in one of the places where it may run.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberStatus {
+    /// Where that is.
+    pub mode: &'static str,
+    /// Tools that are held back because their definition is not believed.
+    pub held_back: Vec<String>,
+    /// How it is.
+    #[serde(flatten)]
+    pub server: ServerStatus,
 }
 
 /// All configured servers.
@@ -80,6 +99,8 @@ pub(crate) struct Member {
     name: String,
     host: Option<Arc<Server>>,
     micro_vm: Option<Arc<Server>>,
+    /// The hypervisor of `micro_vm`.
+    backend: Option<&'static str>,
     site: Site,
     /// Where it may run to be asked for lists, prompts and resources.
     place: Option<RunMode>,
@@ -102,11 +123,17 @@ impl Member {
             Site::Process => (modes.contains(&ExecutionMode::Direct) && host.is_some())
                 .then_some(RunMode::Direct),
         };
-        Self { name, host, micro_vm, site, place, asked: Mutex::new(place.is_none()) }
+        let backend = micro_vms.and_then(|micro_vms| micro_vms.backend());
+        Self { name, host, micro_vm, backend, site, place, asked: Mutex::new(place.is_none()) }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The hypervisor under which it runs in that place.
+    pub(crate) fn backend(&self, place: RunMode) -> Option<&'static str> {
+        self.backend.filter(|_| place == RunMode::MicroVm)
     }
 
     pub(crate) fn site(&self) -> Site {
@@ -164,7 +191,7 @@ fn modes(config: &Config, server: &str) -> Vec<ExecutionMode> {
 
 impl Fleet {
     pub(crate) fn new(servers: Servers, selection: &Selection, config: &Config) -> Self {
-        let Servers { configured, hidden, micro_vms } = servers;
+        let Servers { configured, hidden, micro_vms, trust: _ } = servers;
         let mut members: Vec<_> = configured
             .into_iter()
             .map(|server| Arc::new(Member::new(server, micro_vms.as_ref(), config)))
@@ -207,8 +234,22 @@ impl Fleet {
         self.members().filter(|member| selection.has(member.name())).all(|member| member.settled())
     }
 
-    pub(crate) fn status(&self) -> Vec<ServerStatus> {
-        self.members().flat_map(|member| member.servers()).map(|server| server.status()).collect()
+    /// How they are, in every place where they may run.
+    pub(crate) fn status(&self, catalog: &Catalog) -> Vec<MemberStatus> {
+        let of = |member: &Arc<Member>| {
+            let host = match member.site() {
+                Site::Process => RunMode::Direct,
+                Site::Remote => RunMode::Remote,
+            };
+            let places = [(host, &member.host), (RunMode::MicroVm, &member.micro_vm)];
+            let held_back = catalog.held_of(member.name());
+            let status = |(mode, server): (RunMode, &Option<Arc<Server>>)| {
+                let (server, held_back) = (server.as_ref()?.status(), held_back.clone());
+                Some(MemberStatus { mode: mode.as_str(), held_back, server })
+            };
+            places.into_iter().filter_map(status).collect::<Vec<_>>()
+        };
+        self.members().flat_map(of).collect()
     }
 
     /// Ends all of them at once, and waits until they are gone.

@@ -2,11 +2,12 @@
 
 use crate::catalog::{Catalog, CatalogError, Selection};
 use crate::clock::Clock;
-use crate::fleet::{Asking, Fleet, Heard, Member, Servers};
+use crate::fleet::{Asking, Fleet, Heard, Member, MemberStatus, Servers};
 use crate::hub::{Hub, Update};
 use crate::raw::Object;
+use crate::trust::{Doubt, Keeper};
 use osvm_runtime::Runtime;
-use osvm_upstream::{Offer, ServerStatus};
+use osvm_upstream::Offer;
 use serde_json::value::RawValue;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -25,6 +26,7 @@ pub struct Gateway {
     pub(crate) clock: Clock,
     pub(crate) subscriptions: crate::subscribe::Subscriptions,
     selection: Selection,
+    keeper: Keeper,
     current: RwLock<Arc<Catalog>>,
     /// What the catalog was made from; locked while it is made anew.
     known: Mutex<Known>,
@@ -56,12 +58,13 @@ impl Gateway {
     /// [`CatalogError`] when an image can't be used, or what is selected is not there.
     pub fn new(
         runtime: Runtime,
-        servers: Servers,
+        mut servers: Servers,
         selection: &Selection,
     ) -> Result<Arc<Self>, CatalogError> {
+        let keeper = Keeper::new(servers.trust.take());
         let fleet = Fleet::new(servers, selection, runtime.config());
         let known = Known { unchanged: watched(&runtime), offers: offers(&fleet) };
-        let catalog = Catalog::read(&runtime, &fleet, selection)?;
+        let catalog = Catalog::read(&runtime, &fleet, &keeper, selection)?;
         Ok(Arc::new(Self {
             runtime,
             fleet,
@@ -69,6 +72,7 @@ impl Gateway {
             clock: Clock::default(),
             subscriptions: crate::subscribe::Subscriptions::default(),
             selection: selection.clone(),
+            keeper,
             current: RwLock::new(Arc::new(catalog)),
             known: Mutex::new(known),
             asking: Mutex::new(None),
@@ -91,8 +95,8 @@ impl Gateway {
     }
 
     /// How the configured servers are.
-    pub fn status(&self) -> Vec<ServerStatus> {
-        self.fleet.status()
+    pub fn status(&self) -> Vec<MemberStatus> {
+        self.fleet.status(&self.catalog())
     }
 
     /// The configured servers that are not asked what they offer, because no call of theirs may
@@ -148,8 +152,16 @@ impl Gateway {
         self.fleet.get(server).filter(|_| self.selection.has(server))
     }
 
-    /// Makes the catalog anew if the images or the offers of servers have changed. Tools that
-    /// can't be read stay as they were: a call says then what is wrong.
+    /// Why a tool of a configured server is held back, if it still is.
+    pub(crate) fn doubt(&self, server: &str, tool: &str) -> Option<Doubt> {
+        self.catalog().doubt(server, tool)?;
+        self.refresh();
+        self.catalog().doubt(server, tool)
+    }
+
+    /// Makes the catalog anew if the images or the offers of servers have changed, or what is
+    /// held back may be believed by now. Tools that can't be read stay as they were: a call says
+    /// then what is wrong.
     pub(crate) fn refresh(&self) {
         let mut known = self.lock_known();
         let now = offers(&self.fleet);
@@ -157,11 +169,11 @@ impl Gateway {
             (Some(now), Some(before)) => Arc::ptr_eq(now, before),
             (now, before) => now.is_none() && before.is_none(),
         });
-        if same && (known.unchanged)(&self.runtime) {
+        if same && !self.catalog().holds_back() && (known.unchanged)(&self.runtime) {
             return;
         }
         *known = Known { unchanged: watched(&self.runtime), offers: now };
-        match Catalog::read(&self.runtime, &self.fleet, &self.selection) {
+        match Catalog::read(&self.runtime, &self.fleet, &self.keeper, &self.selection) {
             Ok(catalog) => {
                 let before = self.catalog();
                 let difference = before.difference(&catalog);

@@ -18,6 +18,8 @@
 //!   stateless MCP (2026-07-28), any other one needs the `initialize` handshake of before. A
 //!   server may speak the other one.
 //! - Every call of a tool goes through the runtime, whoever has the tool.
+//! - A tool whose definition is not believed is neither listed nor called, and a server that was
+//!   started anew is asked for its definitions before anything of it is called.
 //! - Silent: after a cancellation nothing is sent for that request.
 //! - Bounded: lines, calls at once and the bytes that wait with them have limits, and a client
 //!   that goes over one gets an error while its other calls go on.
@@ -50,16 +52,18 @@ mod session;
 mod stdio;
 mod subscribe;
 mod translate;
+mod trust;
 mod voice;
 mod words;
 
 pub use catalog::{Catalog, CatalogError, Listed, Selection};
-pub use fleet::{Configured, MicroVms, Servers};
+pub use fleet::{Configured, MemberStatus, MicroVms, Servers};
 pub use flight::MAX_CALLS;
 pub use gateway::Gateway;
 pub use http::{Guard, Token, TokenError, serve_http};
 pub use lines::MAX_LINE;
 pub use stdio::{End, ServeError, Stop, serve};
+pub use trust::Trust;
 
 /// Reads a client's message as far as it is read before anything acts on it; for fuzzing. Whether
 /// it is a message.

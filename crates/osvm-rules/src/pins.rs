@@ -104,6 +104,11 @@ struct Server {
 }
 
 impl Definition {
+    /// What the tool is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reads a tool of `tools/list`; `None` when it is none. Members that do not count are left
     /// out, and how it is written does not matter.
     pub fn read(tool: &RawValue) -> Option<Self> {

@@ -307,6 +307,11 @@ impl Server {
         }
     }
 
+    /// Links that were made.
+    pub fn starts(&self) -> u64 {
+        self.notice.starts.load(Relaxed)
+    }
+
     /// How it is.
     pub fn status(&self) -> ServerStatus {
         let pool = self.links.lock();

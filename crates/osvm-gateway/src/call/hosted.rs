@@ -1,19 +1,25 @@
 //! Calls of tools of configured servers, on the terms of the runtime.
 
-use crate::clock::Clock;
 use crate::converse::{Trouble, converse};
 use crate::fleet::Member;
+use crate::gateway::Gateway;
+use crate::trust::Doubt;
 use crate::voice::Voice;
 use osvm_protocol::tool::Annotations;
-use osvm_runtime::{Answer, Hosted, HostedError, HostedReply, RunMode, Site, Terms};
-use osvm_upstream::{Reply, ServerStatus, UpstreamError};
+use osvm_runtime::{Answer, Hosted, HostedError, HostedReply, RunMode, Site, Stage, Terms};
+use osvm_upstream::{Reply, Stop, UpstreamError};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// A tool of a configured server, called on behalf of one client.
 pub(super) struct HostedTool<'a> {
+    pub(super) gateway: &'a Gateway,
     pub(super) member: &'a Member,
-    pub(super) clock: &'a Clock,
+    /// What the server calls it.
+    pub(super) tool: &'a str,
     pub(super) voice: &'a Voice,
     /// The parameters of `tools/call`, with the server's own name of the tool.
     pub(super) params: Box<RawValue>,
@@ -35,31 +41,71 @@ impl Hosted for HostedTool<'_> {
         let Some(server) = self.member.at(terms.place) else {
             return Err(no_place(self.member.name(), terms.place));
         };
-        let before = server.status().starts;
-        let reply = converse(self.voice, self.clock, server, &self.params, terms.deadline);
+        let before = server.starts();
+        self.believed(terms)?;
+        let asked = Instant::now();
+        let link = Mutex::new(None);
+        let taken = |facts: &Map<String, Value>| {
+            let cid = facts.get("cid").and_then(Value::as_u64);
+            let cid = cid.and_then(|cid| u32::try_from(cid).ok());
+            terms.stage(Stage::Running { cid, backend: self.member.backend(terms.place) });
+            let started = (facts.clone(), asked.elapsed());
+            *link.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+        };
+        let (clock, params) = (&self.gateway.clock, &self.params);
+        let reply = converse(self.voice, clock, server, params, terms.deadline, &taken);
         let reply = reply.map_err(|trouble| failed(&trouble, terms.place))?;
         let mut answer = HostedReply::new(match reply {
             Reply::Result(result) => Answer::Mcp(result),
             Reply::Error(error) => Answer::McpError(error),
         });
-        let status = server.status();
-        answer.reused = terms.place != RunMode::Remote && status.starts == before;
-        if terms.place == RunMode::MicroVm {
-            describe(&mut answer, &status);
+        answer.reused = terms.place != RunMode::Remote && server.starts() == before;
+        let link = link.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let (RunMode::MicroVm, Some((facts, started))) = (terms.place, link) {
+            answer.describe(&facts);
+            answer.backend = self.member.backend(terms.place);
+            answer.boot = (!answer.reused).then_some(started);
         }
         Ok(answer)
     }
 }
 
-/// Where a call in a microVM ran, where that is certain: there was one VM and no other.
-fn describe(reply: &mut HostedReply, status: &ServerStatus) {
-    let ([link], 1) = (status.links.as_slice(), status.starts) else { return };
-    let number = |name: &str| u32::try_from(link.facts.get(name)?.as_u64()?).ok();
-    let text = |name: &str| link.facts.get(name)?.as_str().map(str::to_owned);
-    reply.cid = number("cid");
-    reply.vm_pid = number("vm_pid").or_else(|| number("pid"));
-    reply.image = text("image");
-    reply.image_digest = text("image_digest");
+impl HostedTool<'_> {
+    /// Whether the definition of the tool is believed, as the server says it now.
+    fn believed(&self, terms: &Terms<'_>) -> Result<(), HostedError> {
+        let (server, tool) = (self.member.name(), self.tool);
+        if let Some(to_ask) = self.member.to_ask() {
+            let stop = Stop::default();
+            let _cancelled = {
+                let stop = stop.clone();
+                terms.cancel.on_cancel(move || stop.stop())
+            };
+            let asked = to_ask.refresh_if_stale(terms.deadline, &stop);
+            if asked.map_err(|error| failed(&error.into(), terms.place))? {
+                self.gateway.refresh();
+            }
+        }
+        self.gateway.doubt(server, tool).map_or(Ok(()), |doubt| Err(held_back(server, tool, doubt)))
+    }
+}
+
+fn held_back(server: &str, tool: &str, doubt: Doubt) -> HostedError {
+    let (message, causes, hint) = match doubt {
+        Doubt::Changed => (
+            format!("server `{server}` has changed its tool `{tool}` since it was believed"),
+            Vec::new(),
+            format!(
+                "`osvm mcp trust {server} --diff` shows what changed, `osvm mcp trust {server}` \
+                 believes it"
+            ),
+        ),
+        Doubt::Unknown(why) => (
+            format!("it is not known whether server `{server}` has changed its tool `{tool}`"),
+            vec![why],
+            "without that, no tool of a configured server is called".to_owned(),
+        ),
+    };
+    HostedError { code: "changed", message, causes, hint: Some(hint), isolation_failure: false }
 }
 
 /// The config wants a microVM, and nothing here runs them.

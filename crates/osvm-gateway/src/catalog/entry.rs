@@ -1,6 +1,7 @@
 //! One tool, prompt or resource, as clients see it and as its server knows it.
 
 use crate::raw::{self, Object};
+use crate::trust::{Doubt, Held};
 use crate::words::Era;
 use osvm_protocol::tool::{Annotations, Tool};
 use osvm_runtime::RunMode;
@@ -49,6 +50,8 @@ pub struct Listed {
     pub needs_network: Option<bool>,
     pub(crate) kind: Kind,
     pub(crate) annotations: Option<Annotations>,
+    /// Why it is held back, if it is.
+    pub(crate) doubt: Option<Doubt>,
     pub(crate) shown: Shown,
 }
 
@@ -88,6 +91,7 @@ pub(super) struct Found {
     place: RunMode,
     needs_network: Option<bool>,
     annotations: Option<Annotations>,
+    doubt: Option<Doubt>,
     source: Source,
 }
 
@@ -134,6 +138,7 @@ impl Found {
             place,
             needs_network: Some(tool.needs_network),
             annotations: Some(tool.annotations),
+            doubt: None,
             source: Source::Image(Box::new(tool.clone())),
         }
     }
@@ -143,6 +148,7 @@ impl Found {
         server: &str,
         definition: &RawValue,
         place: impl FnOnce(&str) -> RunMode,
+        held: &Held,
     ) -> Option<Self> {
         let named = Object::read(definition);
         let Some(tool) = named.as_ref().and_then(|tool| tool.text("name")) else {
@@ -153,6 +159,7 @@ impl Found {
         Some(Self {
             server: server.to_owned(),
             place: place(&tool),
+            doubt: held.doubt(&tool),
             tool: tool.into_owned(),
             needs_network: None,
             annotations,
@@ -161,13 +168,13 @@ impl Found {
     }
 
     pub(super) fn listed(self, name: String) -> Listed {
-        let Self { server, tool, place, needs_network, annotations, source } = self;
+        let Self { server, tool, place, needs_network, annotations, doubt, source } = self;
         let origin = Origin { server: &server, name: &tool, needs_network };
         let (kind, shown) = match &source {
             Source::Image(tool) => (Kind::Image, of_image(tool, &name, origin)),
             Source::Server(raw) => (Kind::Server, of_server(raw, &name, &origin)),
         };
-        Listed { name, server, tool, place, needs_network, kind, annotations, shown }
+        Listed { name, server, tool, place, needs_network, kind, annotations, doubt, shown }
     }
 }
 

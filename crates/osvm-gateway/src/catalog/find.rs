@@ -1,6 +1,7 @@
 //! Whose tool, prompt or resource a client means.
 
 use super::{Catalog, Entry, Listed, name, resources};
+use crate::trust::Doubt;
 
 /// Where a request for a resource goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +15,17 @@ impl Catalog {
     /// The tool that clients call `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&Listed> {
         self.tools.get(name)
+    }
+
+    /// The tool that clients call `name`, which is held back.
+    pub(crate) fn get_held(&self, name: &str) -> Option<&Listed> {
+        self.held.get(name)
+    }
+
+    /// Why that tool of a server is held back, if it is.
+    pub(crate) fn doubt(&self, server: &str, tool: &str) -> Option<Doubt> {
+        let held = self.held.values().find(|held| held.server == server && held.tool == tool);
+        held.and_then(|held| held.doubt.clone())
     }
 
     /// The tool's name most like `name`, for whom mistook it.

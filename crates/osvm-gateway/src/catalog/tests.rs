@@ -2,6 +2,7 @@
 
 use super::entry::may_show;
 use super::*;
+use crate::trust::Held;
 use crate::words::Era;
 use osvm_upstream::Offer;
 use serde_json::value::RawValue;
@@ -120,7 +121,9 @@ fn a_definition_of_a_server_keeps_all_but_its_name() {
     let raw =
         r#"{"title":"T","name":"t.x","x":1.0,"_meta":{"k":[1e2]},"outputSchema":{"type":"array"}}"#;
     let raw = RawValue::from_string(raw.into()).unwrap();
-    let listed = Found::of_server("s", &raw, |_| RunMode::Direct).unwrap().listed("n".into());
+    let listed = Found::of_server("s", &raw, |_| RunMode::Direct, &Held::default())
+        .unwrap()
+        .listed("n".into());
     let meta = r#""_meta":{"k":[1e2],"osvm/tool":{"server":"s","name":"t.x"}}"#;
     let modern =
         format!(r#"{{"title":"T","name":"n","x":1.0,{meta},"outputSchema":{{"type":"array"}}}}"#);
@@ -128,10 +131,12 @@ fn a_definition_of_a_server_keeps_all_but_its_name() {
     let legacy = format!(r#"{{"title":"T","name":"n","x":1.0,{meta}}}"#);
     assert_eq!(listed.shown.to(Era::Handshake).get(), legacy);
     assert_eq!((listed.tool.as_str(), listed.mode()), ("t.x", "direct"));
-    let same = Found::of_server("s", &raw, |_| RunMode::Direct).unwrap().listed("t.x".into());
+    let same = Found::of_server("s", &raw, |_| RunMode::Direct, &Held::default())
+        .unwrap()
+        .listed("t.x".into());
     assert_eq!(same.shown.to(Era::Stateless).get(), raw.get(), "under its own name");
     let nameless = RawValue::from_string("{}".into()).unwrap();
-    assert!(Found::of_server("s", &nameless, |_| RunMode::Direct).is_none());
+    assert!(Found::of_server("s", &nameless, |_| RunMode::Direct, &Held::default()).is_none());
 }
 
 #[test]
