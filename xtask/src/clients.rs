@@ -10,6 +10,7 @@ use crate::tally::Tally;
 use crate::{printer, process};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -29,6 +30,9 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
 
 /// Runs all clients that can be installed. `Err` in the inner result is why one can't be.
 pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Ok(Err(format!("they call unikernels, and `/dev/kvm` can't be opened: {error}")));
+    }
     let npm = packages::npm(project, "clients")?;
     let node = packages::node(project)?;
     let pythons = (packages::python(project, "python1")?, packages::python(project, "python2")?);
