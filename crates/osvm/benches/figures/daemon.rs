@@ -38,7 +38,7 @@ impl Daemon {
         let store = host.store.dir();
         fs::write(&path, format!(r#"{{"unikernel_dir":{store:?},{config}}}"#))?;
         let path = path.display().to_string();
-        let terms = Terms { config: path, backend: Some(backend.into()) };
+        let terms = Terms { config: path, backend: Some(backend.into()), policy: None };
         // Copies, because a daemon ends when its program is built anew meanwhile.
         let copy = |program: &Path| -> Result<PathBuf> {
             let copy = home.path().join(program.file_name().context("no program")?);
@@ -84,7 +84,13 @@ impl Daemon {
 
     pub(crate) fn head(&self, server: &str, tool: &str) -> CallHead {
         let (server, tool) = (server.into(), tool.into());
-        CallHead { server, tool, share: false, terms: self.terms.clone() }
+        CallHead {
+            server,
+            tool,
+            share: false,
+            client: osvm_runtime::ClientName::default(),
+            terms: self.terms.clone(),
+        }
     }
 
     /// `system echo` on `client`; anything but the right answer is an error.

@@ -88,6 +88,9 @@ impl<'s> Plain<'s> {
     /// One piece of work, as a whole command.
     pub(crate) fn once(mut self, work: Work, verbose: bool) -> Result<Status, Failure> {
         let plan = matches!(work, Work::Plan(_));
+        if !self.look.json {
+            self.printer.note(&self.session.status.text());
+        }
         let end = self.work(work)?;
         if verbose {
             self.printer.note(&self.session.model_words(self.usage));

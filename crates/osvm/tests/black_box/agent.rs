@@ -137,6 +137,7 @@ fn a_plan_is_shown_and_nothing_is_called() {
     assert_eq!(
         text(&output.stderr),
         "the agent runs on this host, outside of a microVM\n\
+         OSVM: 0μVMs 0uK • agent(host:run) osvm-mcp(uK:cfg) solana(uK:cfg) system(uK:cfg) • net:none • up:0s\n\
          → system__echo {\"text\":\"alpha\"} (unikernel)\n\
          → system__guest_info {} (unikernel)\n"
     );
@@ -221,12 +222,14 @@ fn without_a_model_words_choose_the_tool_and_a_flag_says_yes() {
     let no = home.osvm(["ask", "--direct", "echo \"hi there\""]).env("RUST_LOG", "off");
     no.assert().code(0).stdout_eq("Nothing was called.\n").stderr_eq(str![[r#"
 the agent runs on this host, outside of a microVM
+OSVM: 0μVMs 0uK • agent(host:run) osvm-mcp(uK:cfg) solana(uK:cfg) system(uK:cfg) • net:none • up:0s
 → system__echo {"text":"hi there"} (unikernel)
 
 "#]]);
     let yes = home.osvm(["ask", "--direct", "--yes", "echo \"hi there\""]);
     yes.assert().code(0).stdout_eq("{\"text\":\"hi there\"}\n").stderr_eq(str![[r#"
 the agent runs on this host, outside of a microVM
+OSVM: 0μVMs 0uK • agent(host:run) osvm-mcp(uK:cfg) solana(uK:cfg) system(uK:cfg) • net:none • up:0s
 → system__echo {"text":"hi there"} (unikernel)
 ✓ system__echo: unikernel, CID 200, [..] ms, 19 bytes
 
