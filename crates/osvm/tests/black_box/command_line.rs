@@ -11,10 +11,18 @@ Runs every tool call of an AI agent in its own throw-away virtual machine
 Usage: osvm [OPTIONS] <COMMAND>
 
 Commands:
+  agent        Talk to the agent, which acts only through isolated calls
+  ask          Have the agent answer one prompt
+  plan         Show what the agent would call first for a prompt, and call nothing
   mcp          Call MCP tools, each call in a virtual machine of its own
   client       Write osvm into the files of MCP clients
+  image        Build and keep images of MCP servers for Linux microVMs
   daemon       Keep virtual machines ready for calls of other processes
   config       Look at and check the isolation config
+  policy       Check and try the rules about calls
+  approvals    Answer calls that wait for a person
+  receipts     Look at what calls left behind, and check that it is all there
+  secret       Keep secrets that the broker sends for tools, and that no tool sees
   doctor       Check whether calls can run on this host, and say how to fix what is wrong
   ps           List the virtual machines that run now
   status       Print the status line
@@ -31,6 +39,7 @@ Global options:
   -q, --quiet                Log nothing and say only why something failed
       --log-format <FORMAT>  How log lines look on stderr [default: text] [possible values: text, json]
       --config <FILE>        The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
+      --policy <FILE>        The Cedar rules to ask [default: as the config says, else `policy.cedar` beside it]
       --backend <NAME>       What boots the virtual machines [default: OSVM_BACKEND, else as the config says] [possible values: auto, kvm, qemu, firecracker]
       --color <WHEN>         When to use colors; NO_COLOR is respected [default: auto] [possible values: auto, always, never]
 
@@ -123,6 +132,9 @@ Global options:
 
       --config <FILE>
           The isolation config to read [default: OSVM_CONFIG, else as `osvm config path` says]
+
+      --policy <FILE>
+          The Cedar rules to ask [default: as the config says, else `policy.cedar` beside it]
 
       --backend <NAME>
           What boots the virtual machines [default: OSVM_BACKEND, else as the config says]

@@ -12,7 +12,7 @@ fn on_a_host_where_calls_run_every_check_is_ok() {
     let home = Home::new();
     home.osvm(["doctor"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
 ok    kvm          [..]
-ok    vm program   [..]/osvm-vm
+ok    vm program   [OSVM]-vm
 ok    vsock        osvm brings its own device[..]
 -     qemu         not installed
                    fix: install QEMU with `sudo apt-get install --no-install-recommends qemu-system-x86`

@@ -70,27 +70,27 @@ echo of system, runs: unikernel
 Returns the text it was given.
 
 annotations: {
+  "readOnlyHint": true,
   "destructiveHint": false,
-  "openWorldHint": false,
-  "readOnlyHint": true
+  "openWorldHint": false
 }
 
 arguments: {
-  "additionalProperties": false,
+  "type": "object",
   "properties": {
     "text": {
-      "description": "what to return",
-      "type": "string"
+      "type": "string",
+      "description": "what to return"
     }
   },
   "required": [
     "text"
   ],
-  "type": "object"
+  "additionalProperties": false
 }
 
 result: {
-  "additionalProperties": false,
+  "type": "object",
   "properties": {
     "text": {
       "type": "string"
@@ -99,7 +99,7 @@ result: {
   "required": [
     "text"
   ],
-  "type": "object"
+  "additionalProperties": false
 }
 
 how a call is isolated: `osvm config explain system echo`
@@ -112,7 +112,7 @@ fn a_builtin_server_is_tried_without_starting_anything() {
     let home = Home::new();
     let tried = home.osvm(["mcp", "test", "system", "--json"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&tried.stdout).unwrap();
-    assert_eq!((&report["started"], &report["tools"]), (&false.into(), &2.into()), "{report}");
+    assert_eq!((&report["started"], &report["tools"]), (&false.into(), &5.into()), "{report}");
     home.osvm(["mcp", "disable", "system"]).assert().code(0);
     home.osvm(["mcp", "test", "system"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
 error: server `system` is disabled
