@@ -10,6 +10,7 @@
 //! cids    100 CIDs taken and given back
 //! pool    a daemon with ready VMs: latency; `pool-rate`: throughput; `pool-crowd`: many VMs at once
 //! agent   what the agent adds to a call, and how long `osvm` takes to its prompt
+//! gateway what `osvm mcp serve` adds to a call, 1,000 tools listed, memory of a large result
 //! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
 //!
@@ -27,6 +28,7 @@ mod calls;
 mod cids;
 mod daemon;
 mod figure;
+mod gateway;
 mod guest;
 mod host;
 mod pool;
@@ -53,6 +55,7 @@ const GROUPS: &[Group] = &[
     ("pool", pool::latencies),
     ("pool-rate", pool::rates),
     ("pool-crowd", pool::crowds),
+    ("gateway", gateway::measure),
     ("agent", agent::measure),
     (SOAK, soak::measure),
 ];
