@@ -283,6 +283,12 @@ impl Conversation<'_> {
             Ok(runtime) => runtime,
             Err(failure) => return self.reply(&Reply::Refused(failure)).map(|()| true),
         };
+        let call =
+            ToolCall { client: head.client, ..ToolCall::new(head.server, head.tool, arguments) };
+        let elsewhere = match self.shared.service.host().elsewhere(&runtime, &call) {
+            Ok(elsewhere) => elsewhere,
+            Err(failure) => return self.reply(&Reply::Refused(failure)).map(|()| true),
+        };
         let cancel = Cancel::default();
         let clients = &self.shared.clients;
         if !clients.begin(self.id, &cancel) {
@@ -291,13 +297,16 @@ impl Conversation<'_> {
         clients.hang_ups.add(self.id, &*self.wire.stream(), Sign::HangUp)?;
         clients.counters.begin();
         let session = if head.share { Some(self.session.get_or_insert_default()) } else { None };
-        let call =
-            ToolCall { client: head.client, ..ToolCall::new(head.server, head.tool, arguments) };
-        let (report, remains) = runtime.answer(&call, session, &cancel);
+        let (report, mut remains) = match elsewhere {
+            Some(elsewhere) => (elsewhere.run(&runtime, &call, &cancel), None),
+            None => {
+                let (report, remains) = runtime.answer(&call, session, &cancel);
+                (report, Some(remains))
+            }
+        };
         clients.hang_ups.remove(&*self.wire.stream());
         clients.counters.end(&report);
         let go_on = clients.end(self.id);
-        let mut remains = Some(remains);
         let mut bury = || remains.take().into_iter().for_each(|r| self.shared.undertaker.bury(r));
         let told = answer(report);
         // A client that does not read keeps no VM.

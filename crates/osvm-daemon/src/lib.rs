@@ -35,5 +35,5 @@ mod wire;
 pub use client::{Client, ClientError};
 pub use door::{Door, DoorError, LOCK, SOCKET};
 pub use server::{Options, ServeError, Stopper, serve};
-pub use service::Host;
+pub use service::{Elsewhere, Host};
 pub use status::{CallCounts, DaemonStatus, VmStatus};

@@ -8,9 +8,9 @@
 //!   until then no call gets one, because a call asks for a guest of its own kind.
 
 use crate::message::{Failure, Terms};
-use osvm_runtime::Runtime;
 use osvm_runtime::cids::Cids;
 use osvm_runtime::pool::Pool;
+use osvm_runtime::{Cancel, Report, Runtime, ToolCall};
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -29,8 +29,28 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// What the client is told instead of an answer.
     fn open(&self) -> Result<Runtime, Failure>;
 
+    /// Who runs that call instead of the daemon's runtime alone: a call of a tool that no unikernel
+    /// has. Nobody, unless the binary says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told instead of an answer.
+    fn elsewhere(
+        &self,
+        _runtime: &Runtime,
+        _call: &ToolCall,
+    ) -> Result<Option<Arc<dyn Elsewhere>>, Failure> {
+        Ok(None)
+    }
+
     /// Why a new process had better take over, if one should: its program was replaced.
     fn outdated(&self) -> Option<String>;
+}
+
+/// Runs calls of tools that no unikernel has.
+pub trait Elsewhere: fmt::Debug + Send + Sync {
+    /// Runs one, on the terms of `runtime`.
+    fn run(&self, runtime: &Runtime, call: &ToolCall, cancel: &Cancel) -> Report;
 }
 
 #[derive(Debug)]

@@ -96,7 +96,7 @@ impl Host {
             Life::Persistent => &self.persistent,
             Life::Clone => &self.clones,
         };
-        let lease = cids.take_idle(name)?;
+        let lease = cids.take_micro_vm(name)?;
         let path = match (life, &self.logs) {
             (Life::Persistent, Some(folder)) => folder.join(format!("{name}.console")),
             _ => PathBuf::from("/dev/null"),

@@ -92,6 +92,8 @@ pub struct Holder {
     pub tool: String,
     /// Whether its guest is booted, unused, and waits for a call.
     pub idle: bool,
+    /// Whether its guest is a Linux microVM, whatever its CID is; `tool` is its server then.
+    pub micro_vm: bool,
 }
 
 /// No CID could be taken.
@@ -179,6 +181,15 @@ impl Cids {
     /// Those of [`Cids::take`].
     pub fn take_idle(&self, image: &str) -> Result<Lease, CidError> {
         self.take_for(Record::idle(image), Instant::now(), &Cancel::default())
+    }
+
+    /// Takes any CID of the range for a Linux guest that runs `server`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cids::take_idle`].
+    pub fn take_micro_vm(&self, server: &str) -> Result<Lease, CidError> {
+        self.take_for(Record::micro_vm(server), Instant::now(), &Cancel::default())
     }
 
     fn take_for(

@@ -83,9 +83,14 @@ impl Runtime {
     ///
     /// [`StatusError`]: what can't be counted is not shown as none.
     pub fn status(&self, up: Duration) -> Result<Status, StatusError> {
-        let unikernels = self.cids().list()?;
+        let mut micro_vms = self.micro_vms()?;
+        // Copies of Linux guests have CIDs of the same range as unikernels.
+        let of_calls = self.cids().list()?;
+        let (copies, unikernels) = of_calls.into_iter().partition(|guest| guest.micro_vm);
+        let unikernels: Vec<Holder> = unikernels;
+        micro_vms.extend::<Vec<Holder>>(copies);
         Ok(Status {
-            micro_vms: running(&self.micro_vms()?),
+            micro_vms: running(&micro_vms),
             unikernels: running(&unikernels),
             idle: unikernels.iter().filter(|guest| guest.idle && guest.vm_pid.is_some()).count(),
             isolation_failure: self.last_isolation_failure()?,

@@ -19,7 +19,7 @@ use crate::hosted::HostedServers;
 use osvm_daemon::client::{CallReply, HangUp};
 use osvm_daemon::message::{CallHead, Terms};
 use osvm_daemon::{Client, ClientError};
-use osvm_policy::{Config, Env};
+use osvm_policy::{Config, Env, ExecutionMode, Life};
 use osvm_runtime::{Cancel, Runtime, Session, ToolCall};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -51,6 +51,8 @@ pub(crate) struct Caller<'a> {
     hosted: OnceLock<HostedServers>,
     /// `None`: this process runs the calls.
     terms: Option<Terms>,
+    /// The same for servers that live on, which a process of one call would end with it.
+    lasting: OnceLock<Terms>,
     choice: Choice,
     running: Running,
 }
@@ -96,6 +98,7 @@ impl<'a> Caller<'a> {
             runtime: OnceLock::new(),
             hosted: OnceLock::new(),
             terms,
+            lasting: OnceLock::new(),
             choice,
             running: Running::default(),
         })
@@ -113,7 +116,30 @@ impl<'a> Caller<'a> {
 
     /// The servers of this process, which keeps nothing ready for others.
     fn hosted(&self) -> &HostedServers {
-        self.hosted.get_or_init(|| HostedServers::new(self.context, &self.env, 0))
+        self.hosted.get_or_init(|| HostedServers::new(self.context, &self.env, false))
+    }
+
+    /// The terms on which the daemon runs that call; `None`: this process runs it.
+    fn terms_of(&self, call: &ToolCall) -> Option<&Terms> {
+        if self.terms.is_some() || self.choice != Choice::AsConfigured || !self.lives_on(call) {
+            return self.terms.as_ref();
+        }
+        Some(self.lasting.get_or_init(|| daemon::terms(self.context, &self.env)))
+    }
+
+    /// Whether the isolation config has that server live on in a microVM.
+    fn lives_on(&self, call: &ToolCall) -> bool {
+        let resolve = |config: &Config| config.resolve(&call.server, &call.tool);
+        let resolved = match self.runtime.get() {
+            Some(runtime) => Some(resolve(runtime.config())),
+            None => {
+                let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+                config.as_ref().map(resolve)
+            }
+        };
+        resolved.is_some_and(|resolved| {
+            resolved.mode == ExecutionMode::MicroVm && resolved.life == Life::Persistent
+        })
     }
 
     /// The runtime of this process.
@@ -137,7 +163,7 @@ impl Line<'_, '_> {
     ///
     /// [`Failure`] when nothing is known of a call.
     pub(crate) fn call(&mut self, call: &ToolCall) -> Result<CallReply, Failure> {
-        let Some(terms) = &self.caller.terms else { return self.here(call) };
+        let Some(terms) = self.caller.terms_of(call) else { return self.here(call) };
         match self.at_daemon(call, terms) {
             Ok(reply) => Ok(reply),
             Err(error) => {

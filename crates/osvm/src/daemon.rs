@@ -6,16 +6,18 @@
 use crate::cli::{BackendName, CallTool};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::hosted::HostedServers;
 use clap::ValueEnum as _;
 use osvm_daemon::message::Terms;
-use osvm_daemon::{Client, ClientError, Host};
+use osvm_daemon::{Client, ClientError, Elsewhere, Host};
 use osvm_policy::Env;
-use osvm_runtime::{Runtime, private_dir};
+use osvm_runtime::{Runtime, ToolCall, private_dir};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
@@ -41,6 +43,8 @@ pub(crate) struct DaemonHost {
     env: Env,
     terms: Terms,
     programs: Vec<(PathBuf, Option<Identity>)>,
+    /// Servers that no image has, as far as they were called.
+    hosted: HostedServers,
 }
 
 /// Which file a program is, replaced or not.
@@ -57,7 +61,8 @@ impl DaemonHost {
             (path, identity)
         });
         let programs = programs.collect();
-        Ok(Self { context, env, terms, programs })
+        let hosted = HostedServers::new(&context, &env, true);
+        Ok(Self { context, env, terms, programs, hosted })
     }
 }
 
@@ -70,6 +75,15 @@ impl Host for DaemonHost {
         let config = self.context.config(&self.env);
         let runtime = config.and_then(|config| self.context.runtime(config, &self.env));
         runtime.map_err(Into::into)
+    }
+
+    fn elsewhere(
+        &self,
+        runtime: &Runtime,
+        call: &ToolCall,
+    ) -> Result<Option<Arc<dyn Elsewhere>>, osvm_daemon::message::Failure> {
+        let found = self.hosted.find(&self.context, runtime.config(), &call.server);
+        Ok(found?.map(|server| server as Arc<dyn Elsewhere>))
     }
 
     fn outdated(&self) -> Option<String> {

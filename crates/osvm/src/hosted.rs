@@ -13,13 +13,16 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::microvm::{InMicroVm, MicroVms};
+use crate::microvm::{InMicroVm, MicroVms, ready};
 use crate::printer::causes;
 use crate::servers::{self, Configured};
+use crate::trust;
+use osvm_gateway::Keeper;
 use osvm_policy::{Config, Env, Life};
 use osvm_protocol::tool::Annotations;
 use osvm_runtime::{
-    Answer, Hosted, HostedError, HostedReply, RunMode, Site, Stage, Terms, ToolCall,
+    Answer, Cancel, Hosted, HostedError, HostedReply, Report, RunMode, Runtime, Site, Stage, Terms,
+    ToolCall,
 };
 use osvm_servers::{Entry, Listed, Target};
 use osvm_upstream::{
@@ -39,8 +42,9 @@ const FIRST_START: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct HostedServers {
     micro_vms: MicroVms,
-    /// Copies that are kept ready of a server that is copied.
-    ready: usize,
+    /// Whether copies are kept ready for later calls.
+    keeps: bool,
+    keeper: Arc<Keeper>,
     known: Mutex<BTreeMap<String, Arc<HostedServer>>>,
 }
 
@@ -54,13 +58,15 @@ pub(crate) struct HostedServer {
     host: Result<Option<Arc<Server>>, Failure>,
     micro_vm: Result<InMicroVm, Failure>,
     backend: Option<&'static str>,
+    keeper: Arc<Keeper>,
 }
 
 impl HostedServers {
-    /// Starts nothing. A process that runs one call keeps no copies `ready` for others.
-    pub(crate) fn new(context: &Context, env: &Env, ready: usize) -> Self {
+    /// Starts nothing. Only a process that `keeps` something for later calls has copies ready.
+    pub(crate) fn new(context: &Context, env: &Env, keeps: bool) -> Self {
         let micro_vms = MicroVms::new(context, env);
-        Self { micro_vms, ready, known: Mutex::default() }
+        let keeper = Arc::new(Keeper::new(Some(trust::trust(context, env))));
+        Self { micro_vms, keeps, keeper, known: Mutex::default() }
     }
 
     /// The server of that name; `None` where images have its tools, or nobody configured it.
@@ -108,10 +114,13 @@ impl HostedServers {
             Target::Http(_) => Site::Remote,
             Target::Builtin | Target::Stdio(_) => Site::Process,
         };
-        let micro_vm = self.micro_vms.place(context, config, &configured, self.ready);
+        let ready = if self.keeps { ready(config) } else { 0 };
+        let micro_vm = self.micro_vms.place(context, config, &configured, ready);
         let Configured { entry, spec, .. } = configured;
         let host = spec.map(|spec| spec.map(|spec| Server::new(spec, Some(cache))));
-        Ok(HostedServer { entry, key, site, host, micro_vm, backend: self.micro_vms.backend() })
+        let backend = self.micro_vms.backend();
+        let keeper = Arc::clone(&self.keeper);
+        Ok(HostedServer { entry, key, site, host, micro_vm, backend, keeper })
     }
 
     /// Ends all that runs, and waits until it is gone.
@@ -120,11 +129,6 @@ impl HostedServers {
         for server in known.values() {
             server.shut_down();
         }
-    }
-
-    /// How those that were called are.
-    pub(crate) fn status(&self) -> Vec<Value> {
-        self.lock().values().filter_map(|server| server.status()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<HostedServer>>> {
@@ -176,10 +180,6 @@ impl HostedServer {
         }
     }
 
-    fn status(&self) -> Option<Value> {
-        serde_json::to_value(self.micro_vm.as_ref().ok()?.server.status()).ok()
-    }
-
     fn shut_down(&self) {
         if let Ok(in_vm) = &self.micro_vm {
             in_vm.server.shut_down();
@@ -187,6 +187,12 @@ impl HostedServer {
         if let Ok(Some(server)) = &self.host {
             server.shut_down();
         }
+    }
+}
+
+impl osvm_daemon::Elsewhere for HostedServer {
+    fn run(&self, runtime: &Runtime, call: &ToolCall, cancel: &Cancel) -> Report {
+        runtime.call_hosted(call, &self.tool(call), cancel)
     }
 }
 
@@ -239,6 +245,10 @@ impl Hosted for HostedTool<'_> {
         }
         // What the warm-up took is not the tool's.
         let deadline = terms.deadline + asked.elapsed();
+        // One that was started anew may define its tools in another way.
+        let told = server.refresh_if_stale(deadline, &stop);
+        told.map_err(|error| of_upstream(&error, place))?;
+        self.server.keeper.check(server, &self.tool)?;
         let ear = Ear { terms, backend: self.server.backend, asked, link: Mutex::new(None) };
         let outgoing = Outgoing {
             method: "tools/call",

@@ -21,12 +21,14 @@ mod confirm;
 mod context;
 mod daemon;
 mod failure;
+mod gateways;
 mod hosted;
 mod interrupt;
 mod logging;
 mod microvm;
 mod printer;
 mod servers;
+mod trust;
 mod vm_program;
 
 use crate::cli::{BackendName, Cli, ColorWhen, Command, Mcp};
@@ -73,6 +75,7 @@ fn run(context: Context, command: &Command) -> Outcome {
         Command::Mcp(command) => mcp(context, command),
         Command::Client(command) => command::client::run(context, command),
         Command::Image(command) => command::image::run(context, command),
+        Command::Snapshot(command) => command::snapshot::run(context, command),
         Command::Daemon(_) => Ok(Status::Success),
         Command::Config(command) => command::config::run(context, command),
         Command::Policy(command) => command::policy::run(context, command),
@@ -97,6 +100,9 @@ fn mcp(context: &Context, command: &Mcp) -> Outcome {
         Mcp::Inspect(args) => command::tools::inspect(context, args),
         Mcp::Search(args) => command::tools::search(context, args),
         Mcp::Test(args) => command::test::run(context, args),
+        Mcp::Microvm(command) => command::microvm::run(context, command),
+        Mcp::Promote(args) => command::microvm::promote(context, args),
+        Mcp::Demote(args) => command::microvm::demote(context, args),
         Mcp::Add(args) => command::add::run(context, args),
         Mcp::AddGithub(args) => command::add::from_github(context, args),
         Mcp::List(args) => command::servers::list(context, args),

@@ -3,6 +3,7 @@
 //! ```text
 //! <pid> <vm pid or 0> <unix time, ms> <call id> <server/tool>        padded with spaces, newline
 //! <pid> <vm pid or 0> <unix time, ms> idle <image>                   of a guest that waits for a call
+//! <pid> <vm pid or 0> <unix time, ms> microvm <server>               of a Linux guest
 //! ```
 //!
 //! Every process of the user can write here, so reading is total and takes nothing on trust.
@@ -34,6 +35,9 @@ pub(super) fn covered(start: i64, len: i64) -> (u32, u32) {
 /// Stands where the call id does, for a guest that has none yet.
 const IDLE: &str = "idle";
 
+/// Stands there for a Linux guest, which is asked more than one thing.
+const MICRO_VM: &str = "microvm";
+
 /// What a record says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
@@ -43,6 +47,7 @@ pub(super) struct Record {
     pub(super) call: Option<CallId>,
     pub(super) tool: String,
     pub(super) idle: bool,
+    pub(super) micro_vm: bool,
 }
 
 impl Record {
@@ -55,7 +60,13 @@ impl Record {
             call: Some(claim.call),
             tool: printable(&format!("{}/{}", claim.server, claim.tool)),
             idle: false,
+            micro_vm: false,
         }
+    }
+
+    /// The record of a Linux guest that runs `server`.
+    pub(super) fn micro_vm(server: &str) -> Self {
+        Self { idle: false, micro_vm: true, ..Self::idle(server) }
     }
 
     /// The record of a guest of `image` that waits for a call.
@@ -74,6 +85,7 @@ impl Record {
         let call = match self.call {
             Some(call) => call.to_string(),
             None if self.idle => IDLE.into(),
+            None if self.micro_vm => MICRO_VM.into(),
             None => String::new(),
         };
         let mut line = format!(
@@ -113,13 +125,14 @@ impl Record {
             call: call.parse().ok(),
             tool: printable(fields.next().unwrap_or_default()),
             idle: call == IDLE,
+            micro_vm: call == MICRO_VM,
         }
     }
 
     pub(super) fn into_holder(self, cid: Cid) -> Holder {
         let since = self.since_ms.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
-        let Self { pid, vm_pid, call, tool, idle, .. } = self;
-        Holder { cid, pid, vm_pid, since, call, tool, idle }
+        let Self { pid, vm_pid, call, tool, idle, micro_vm, .. } = self;
+        Holder { cid, pid, vm_pid, since, call, tool, idle, micro_vm }
     }
 }
 
@@ -151,6 +164,15 @@ mod tests {
         Record::idle("solana").write(&file, cid).unwrap();
         let holder = Record::read(&file, cid).into_holder(cid);
         assert_eq!((holder.idle, holder.call, holder.tool.as_str()), (true, None, "solana"));
+    }
+
+    #[test]
+    fn a_linux_guest_says_so() {
+        let file = tempfile::tempfile().unwrap();
+        let cid = Cid::new(100).unwrap();
+        Record::micro_vm("files").write(&file, cid).unwrap();
+        let holder = Record::read(&file, cid).into_holder(cid);
+        assert_eq!((holder.micro_vm, holder.idle, holder.tool.as_str()), (true, false, "files"));
     }
 
     #[test]

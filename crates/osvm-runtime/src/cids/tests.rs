@@ -160,6 +160,7 @@ fn many_holders_are_summed_up_largest_first() {
         call: None,
         tool: tool.into(),
         idle: false,
+        micro_vm: false,
     };
     let mut holders = vec![holder(None, "a/a"), holder(Some(1), "b/b"), holder(Some(2), "b/b")];
     holders.extend([holder(Some(2), "b/b"), holder(Some(3), "c/c"), holder(Some(1), "b/b")]);

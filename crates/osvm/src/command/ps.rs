@@ -23,6 +23,8 @@ struct Vm {
     call: Option<String>,
     /// Whether it is booted, unused, and waits for a call.
     idle: bool,
+    /// Whether it is a Linux microVM; `tool` is its server then.
+    microvm: bool,
     /// Since its CID was taken.
     up_ms: Option<u64>,
 }
@@ -45,7 +47,11 @@ pub(crate) fn run(context: &Context, args: &Ps) -> Outcome {
         let up = vm.up_ms.map(|ms| format!("{}.{:03}s", ms / 1000, ms % 1000));
         let osvm = vm.osvm_pid.map(|pid| pid.to_string());
         let (cid, pid) = (vm.cid.to_string(), vm.vm_pid.to_string());
-        let call = if vm.idle { "unused".into() } else { or_dash(vm.call) };
+        let call = match (vm.idle, vm.microvm) {
+            (true, _) => "unused".into(),
+            (false, true) => "microVM".into(),
+            (false, false) => or_dash(vm.call),
+        };
         [cid, pid, or_dash(osvm), or_dash(up), vm.tool, call]
     }));
     context.printer.result(&table(&rows))?;
@@ -63,6 +69,7 @@ impl Vm {
             tool: holder.tool,
             call: holder.call.map(|call| call.to_string()),
             idle: holder.idle,
+            microvm: holder.micro_vm,
             up_ms: up.and_then(|up| u64::try_from(up.as_millis()).ok()),
         })
     }
