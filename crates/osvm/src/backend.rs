@@ -58,6 +58,48 @@ pub(crate) fn choose(flag: Option<BackendName>, config: &Config, dirs: &Dirs) ->
     Chosen { backend: Arc::new(backend), reason }
 }
 
+/// Every backend that `flag` means on this host, and why not where one can't be used.
+pub(crate) fn every(
+    flag: Option<BackendName>,
+    config: &Config,
+    dirs: &Dirs,
+) -> Vec<(&'static str, Result<Arc<dyn Backend>, String>)> {
+    let meant = |name: BackendName| match flag {
+        None | Some(BackendName::Auto) => true,
+        Some(flag) => flag == name,
+    };
+    let mut found = Vec::new();
+    let mut add = |backend: Late| {
+        let name = backend.name();
+        let usable = backend.probe().map_err(|error| {
+            let causes = crate::printer::causes(&error);
+            std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+        });
+        found.push((name, usable.map(|()| Arc::new(backend) as Arc<dyn Backend>)));
+    };
+    if meant(BackendName::Kvm) {
+        add(kvm());
+    }
+    if meant(BackendName::Qemu) {
+        add(qemu(Accelerator::Tcg));
+    }
+    if meant(BackendName::Firecracker) {
+        add(firecracker(config.firecracker().map(PathBuf::from), dirs.run.clone()));
+    }
+    if meant(BackendName::Qemu) {
+        match auto::kvm(dirs) {
+            Kvm::Hardware => add(qemu(Accelerator::Kvm)),
+            Kvm::Interpreted => {
+                let why =
+                    "this host's KVM interprets guests, and then osvm has QEMU translate them";
+                found.push(("qemu-kvm", Err(why.into())));
+            }
+            Kvm::Unusable(why) => found.push(("qemu-kvm", Err(why.to_string()))),
+        }
+    }
+    found
+}
+
 fn automatic(dirs: &Dirs) -> (Late, String) {
     match (auto::kvm(dirs), qemu_program()) {
         (Kvm::Hardware, _) => (kvm(), "this host's KVM runs guests on the processor".into()),

@@ -163,17 +163,19 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Lines up rows of text in columns, two spaces apart, without trailing blanks.
-pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
+pub(crate) fn table<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let mut widths = Vec::new();
     for row in rows {
+        let row = row.as_ref();
+        widths.resize(widths.len().max(row.len()), 0);
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, &width) in row.as_ref().iter().zip(&widths) {
             let _ = write!(line, "{cell:width$}  ");
         }
         text.push_str(line.trim_end());

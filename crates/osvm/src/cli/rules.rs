@@ -21,6 +21,19 @@ pub(crate) enum Policy {
     },
     /// Print the schema that rules are checked against
     Schema,
+    /// Boot guests that try what a policy forbids, on every way a VM can be started here
+    Prove(PolicyProve),
+}
+
+/// A proof.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 everything held, 1 something did not, 2 nothing could be shown."
+)]
+pub(crate) struct PolicyProve {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A call that is not made.

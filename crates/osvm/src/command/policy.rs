@@ -23,6 +23,7 @@ pub(crate) fn run(context: &Context, command: &cli::Policy) -> Outcome {
         cli::Policy::Check { file } => check(context, file.as_deref()),
         cli::Policy::Explain(args) => explain(context, args),
         cli::Policy::Test { file } => test(context, file),
+        cli::Policy::Prove(args) => super::prove::run(context, args),
         cli::Policy::Schema => {
             context.printer.result(SCHEMA.trim_end())?;
             Ok(Status::Success)

@@ -28,6 +28,7 @@ mod mcp_servers;
 mod mcp_upstream;
 mod output;
 mod policy;
+mod prove;
 mod receipts;
 mod sdk;
 mod secret;

@@ -62,6 +62,13 @@ impl Home {
         home
     }
 
+    /// A home that also has the image whose guests ask the host for whatever they are told.
+    pub(crate) fn with_prober() -> Self {
+        let home = Self::new();
+        home.store().install("osvm_prober", &guest("osvm_prober.img"), None).unwrap();
+        home
+    }
+
     /// A home with nothing in it.
     pub(crate) fn without_images() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
