@@ -4,12 +4,16 @@
 
 mod agent;
 mod image;
+mod microvm;
 mod rules;
 mod servers;
 
 pub(crate) use agent::{Agent, AgentCommand, Ask, Plan, Yes, agent_by_itself};
 pub(crate) use image::{
     Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify,
+};
+pub(crate) use microvm::{
+    Lives, Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus, Snapshot,
 };
 pub(crate) use rules::{
     Approvals, Policy, PolicyExplain, PolicyProve, ReceiptFormat, Receipts, ReceiptsVerify, Trust,
@@ -156,6 +160,9 @@ pub(crate) enum Command {
     /// Build and keep images of MCP servers for Linux microVMs
     #[command(subcommand)]
     Image(Image),
+    /// Look at and remove the saved servers that calls get copies of
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Keep virtual machines ready for calls of other processes
     Daemon(Daemon),
     /// Look at and check the isolation config
@@ -223,6 +230,13 @@ pub(crate) enum Mcp {
     Disable(Named),
     /// Start a server and say what it is and offers
     Test(Test),
+    /// Start, look at and end microVMs of servers by hand
+    #[command(subcommand)]
+    Microvm(Microvm),
+    /// Have one microVM of a server serve all calls, and keep its state
+    Promote(Lives),
+    /// Have every call get a copy of a server, which is gone after it
+    Demote(Lives),
     /// Take servers over from the file of another client
     Import(Import),
     /// Print the servers in the shape of another client
