@@ -34,6 +34,9 @@ const MOST_MODELS: usize = 4;
 /// Longest parameters of an event, in bytes; what is longer is not shown, but the session goes on.
 const MAX_EVENT: usize = 16 * 1024 * 1024;
 
+/// What the agent calls itself, towards the gateway and in receipts.
+const NAME: &str = "osvm-agent";
+
 /// Code of what the host refuses.
 const DENIED: i64 = 1203;
 /// Code of a model that can't be reached.
@@ -270,6 +273,27 @@ struct Text<'a> {
     text: &'a str,
 }
 
+/// Whether a request says that it comes from the agent, and from nobody else.
+fn is_itself(params: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(rename = "_meta")]
+        meta: Meta,
+    }
+    #[derive(Deserialize)]
+    struct Meta {
+        #[serde(rename = "io.modelcontextprotocol/clientInfo")]
+        client: Client,
+    }
+    #[derive(Deserialize)]
+    struct Client {
+        name: String,
+    }
+    // A member that is there twice is an error, so whoever reads it next reads the same name.
+    let params = params.and_then(|params| serde_json::from_str::<Params>(params.get()).ok());
+    params.is_some_and(|params| params.meta.client.name == NAME)
+}
+
 impl Desk {
     fn hear_agent(self: Arc<Self>, mut input: BufReader<Box<dyn Read + Send>>) {
         let mut buffer = Vec::new();
@@ -311,7 +335,10 @@ impl Desk {
         let Some(method) = line.method.as_deref() else { return self.answered(line) };
         match method {
             "agent/event" => self.event(line.params.as_deref()),
-            "tools/list" | "tools/call" => self.gateway.bytes(bytes),
+            // Rules may tell clients apart by their names, so an agent has no name but its own.
+            "tools/list" | "tools/call" if is_itself(line.params.as_deref()) => {
+                self.gateway.bytes(bytes);
+            }
             "notifications/cancelled" => {
                 self.give_up(line.params.as_deref());
                 self.gateway.bytes(bytes);

@@ -47,7 +47,10 @@ const STYLES: Styles = Styles::styled()
     infer_subcommands = false,
     disable_help_subcommand = true,
     max_term_width = 100,
-    after_help = "Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it."
+    after_help = "\
+On a terminal, `osvm` without a command starts the agent.
+
+Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it."
 )]
 pub(crate) struct Cli {
     /// Flags that every command takes.

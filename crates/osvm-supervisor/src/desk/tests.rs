@@ -197,13 +197,16 @@ fn an_agent_that_was_turned_reaches_nothing_else() {
             json!({"id": 4, "method": "resources/read", "params": {"uri": "file:///etc/passwd"}}),
             json!({"id": 5, "method": "host/model", "params": {"url": "http://evil"}}),
             json!({"id": 6, "method": "agent/event", "params": {"text": 1}}),
+            json!({"id": 7, "method": "tools/list"}),
+            json!({"id": 8, "method": "tools/call", "params": {"name": "system__echo", "_meta":
+                {"io.modelcontextprotocol/clientInfo": {"name": "claude-code", "version": "1"}}}}),
             json!({"id": 77, "result": {"version": "not mine to answer"}}),
         ];
         writeln!(turned_out, "rubbish\n[1]\n\"x\"").unwrap();
         for message in &tries {
             writeln!(turned_out, "{message}").unwrap();
         }
-        for _ in 0..5 {
+        for _ in 0..7 {
             answers.push(serde_json::from_str::<Value>(&lines.next().unwrap()).unwrap());
         }
         writeln!(turned_out, "{}", json!({"id": started["id"], "result": {}})).unwrap();

@@ -104,13 +104,13 @@ pub(crate) fn run(
         let _told = keys.send(Happening::InputEnded);
     };
     thread::Builder::new().name("keys".into()).spawn(read).map_err(cannot)?;
-    let mut view = View { session, chat, streamed: false };
-    let mut looked: Option<Instant> = None;
+    let mut view = View { session, chat, streamed: false, stale: true };
+    let mut looked = Instant::now();
     loop {
         let now = Instant::now();
-        if looked.is_none_or(|looked| TICK <= now.saturating_duration_since(looked)) {
+        if view.stale || TICK <= now.saturating_duration_since(looked) {
             view.look();
-            looked = Some(now);
+            looked = now;
         }
         let mut scroll = 0;
         let drawn = screen.terminal.draw(|frame| scroll = draw::draw(&view.chat, now, frame));
@@ -142,11 +142,14 @@ struct View<'s> {
     chat: Chat,
     /// Whether the model has said something since its last call.
     streamed: bool,
+    /// Whether what was seen of the virtual machines has changed since.
+    stale: bool,
 }
 
 impl View<'_> {
     /// Looks at what runs.
     fn look(&mut self) {
+        self.stale = false;
         self.chat.status = self.session.status.text();
         if !self.chat.calls.running().is_empty() {
             self.chat.calls.see(&self.session.status.guests(), std::process::id());
@@ -161,12 +164,14 @@ impl View<'_> {
                 match &event {
                     Event::Text { .. } => self.streamed = true,
                     Event::Plan { .. } => self.streamed = false,
+                    Event::CallEnded { .. } => self.stale = true,
                     _ => {}
                 }
                 self.chat.take(&event, now);
             }
             Happening::Asked(question) => self.chat.questions.push_back(question),
             Happening::Answered(answer) => {
+                self.stale = true;
                 let answer = answer.map(|answer| Outcome::read(&answer));
                 self.chat.answered(&answer, self.streamed);
             }

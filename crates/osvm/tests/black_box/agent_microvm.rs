@@ -132,7 +132,7 @@ fn an_agent_that_was_turned_gets_nothing_and_leaves_its_traces() {
     for reached in ["REACHED", ": SENT", ": READ", SECRET, "sk-planted", "root:"] {
         assert!(!report.contains(reached), "{reached}: {report}");
     }
-    assert_eq!(report.lines().filter(|line| line.contains(": refused ")).count(), 8, "{report}");
+    assert_eq!(report.lines().filter(|line| line.contains(": refused ")).count(), 9, "{report}");
     assert_eq!(endpoint.asked()[0]["echo"], "${OSVM_AI_KEY}", "sent as it was, nothing filled in");
     let receipts = home.osvm(["receipts", "ls", "--json"]).output().unwrap();
     let receipts = String::from_utf8_lossy(&receipts.stdout);

@@ -144,7 +144,8 @@ fn the_screen_is_what_it_was_frozen_as() {
     tmux.wait("/help");
     tmux.line("say hello");
     tmux.wait("It said hello.");
-    let screen = tmux.wait("── /help");
+    tmux.wait("── /help");
+    let screen = tmux.wait("OSVM: 0μVMs 0uK");
     snapbox::assert_data_eq!(
         screen,
         snapbox::str![[r#"

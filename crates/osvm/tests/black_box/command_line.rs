@@ -17,6 +17,7 @@ Commands:
   mcp          Call MCP tools, each call in a virtual machine of its own
   client       Write osvm into the files of MCP clients
   image        Build and keep images of MCP servers for Linux microVMs
+  snapshot     Look at and remove the saved servers that calls get copies of
   daemon       Keep virtual machines ready for calls of other processes
   config       Look at and check the isolation config
   policy       Check and try the rules about calls
@@ -42,6 +43,8 @@ Global options:
       --policy <FILE>        The Cedar rules to ask [default: as the config says, else `policy.cedar` beside it]
       --backend <NAME>       What boots the virtual machines [default: OSVM_BACKEND, else as the config says] [possible values: auto, kvm, qemu, firecracker]
       --color <WHEN>         When to use colors; NO_COLOR is respected [default: auto] [possible values: auto, always, never]
+
+On a terminal, `osvm` without a command starts the agent.
 
 Exit codes: 0 it worked, 1 the tool reported an error, 2 osvm could not do it.
 

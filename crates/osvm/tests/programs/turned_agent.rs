@@ -13,8 +13,8 @@ use std::time::Duration;
 /// and the guest itself.
 const ADDRESSES: [&str; 4] = ["1.1.1.1:53", "10.0.2.2:22", "169.254.169.254:80", "127.0.0.1:80"];
 
-/// What is asked of the host: the last three are what an agent may ask, for what it may not have.
-const ASKED: [(&str, &str); 9] = [
+/// What is asked of the host: the last ones are what an agent may ask, for what it may not have, or as somebody else.
+const ASKED: [(&str, &str); 10] = [
     ("host/file", r#"{"op":"read","path":"/etc/passwd"}"#),
     ("host/http", r#"{"method":"GET","url":"http://169.254.169.254/"}"#),
     ("host/secret", r#"{"name":"OSVM_AI_KEY"}"#),
@@ -27,9 +27,13 @@ const ASKED: [(&str, &str); 9] = [
     ("tools/call", r#"{"name":"system__guest_info","arguments":{},"_meta":META}"#),
     ("tools/call", r#"{"name":"system__nothing","arguments":{},"_meta":META}"#),
     ("tools/call", r#"{"name":"osvm/../system__echo","arguments":{"text":1},"_meta":META}"#),
+    (
+        "tools/call",
+        r#"{"name":"system__echo","arguments":{"text":"x"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"root","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}"#,
+    ),
 ];
 
-const META: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"root","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}"#;
+const META: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"osvm-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}"#;
 
 fn main() {
     let mut lines = io::stdin().lock().lines();
