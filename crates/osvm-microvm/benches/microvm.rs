@@ -159,6 +159,7 @@ fn named(files: GuestFiles, root: &Path) -> Recipe {
         memory: MemoryMib::new(128).unwrap(),
         writable_mib: 32,
         max_processes: 256,
+        network: false,
     }
 }
 

@@ -49,6 +49,7 @@ mod tests {
             max_processes: 64,
             entropy: None,
             hooks: true,
+            network: false,
         };
         let archive = build(b"program", &orders).unwrap();
         let mut first = Reader::new(archive.as_slice()).unwrap();

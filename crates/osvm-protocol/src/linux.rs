@@ -5,6 +5,7 @@
 //! frame( {"mcp": ──── one line of the server ──── } )      both ways, see [`line`] and [`wrap`]
 //! frame( JSON-RPC request osvm/… or its answer )           host asks, guest answers
 //! frame( JSON-RPC notification host/… )                    guest says
+//! frame( JSON-RPC request host/… or its answer )           guest asks, host answers; see [`net`]
 //! ```
 //!
 //! # Invariants
@@ -15,6 +16,8 @@
 //! # Not here
 //!
 //! - What the lines mean. They are MCP, and go through unread.
+
+pub mod net;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -97,6 +100,10 @@ pub struct Orders {
     /// will be copied.
     #[serde(default)]
     pub hooks: bool,
+    /// Whether there is a way out, through the host: a proxy, a resolver, and variables that tell
+    /// programs of them.
+    #[serde(default)]
+    pub network: bool,
 }
 
 /// Answer to [`method::INFO`].

@@ -55,6 +55,13 @@ impl Outgoing {
         *self = Self::default();
     }
 
+    /// All that waits.
+    #[cfg(test)]
+    pub(crate) fn drain(&mut self) -> Vec<u8> {
+        let Self { mut bytes, sent } = std::mem::take(self);
+        bytes.split_off(sent)
+    }
+
     /// Writes as much as `fd` takes now.
     pub(crate) fn flush(&mut self, fd: impl AsFd) -> Result<()> {
         while let Some(rest) = self.bytes.get(self.sent..).filter(|rest| !rest.is_empty()) {

@@ -4,7 +4,7 @@
 //! kernel ──▶ osvm-init (PID 1) ── /osvm.json: what to start
 //!               │ mounts, loopback, switch root
 //!               ├──▶ osvm-init launch ──exec──▶ server, own user, no new privileges
-//!               └──▶ relay: stream ◀──▶ stdin, stdout, stderr; requests of the host
+//!               └──▶ relay: stream ◀──▶ stdin, stdout, stderr; requests of the host; net
 //! ```
 //!
 //! # Invariants
@@ -24,6 +24,7 @@ mod ending;
 mod launch;
 mod loopback;
 mod mounts;
+mod net;
 mod orders;
 mod random;
 mod relay;
@@ -65,9 +66,10 @@ fn run() -> Result<(), Error> {
     }
     let channel = channel::open(orders.channel)?;
     let hooks = unique::Hooks::new(orders.hooks)?;
+    let net = orders.network.then(net::Net::new).transpose()?;
     let server = server::start(&orders, hooks.env())?;
     let times = control::Times { kernel: started, server: mounts::uptime() };
-    relay::Relay::new(channel, server, hooks, times).run()
+    relay::Relay::new(channel, server, hooks, net, times).run()
 }
 
 /// Without ACPI a machine is stopped by resetting it: the host takes that for the end.

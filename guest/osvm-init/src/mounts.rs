@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The root image.
 const DISK: &str = "/dev/vda";
 
+/// Says whom programs ask for names.
+const RESOLVER: &str = "/etc/resolv.conf";
+
 /// How long the disk may take to appear.
 const DISK_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -83,6 +86,9 @@ fn furnish(orders: &Orders) -> Result<(), Error> {
     make_dir("/tmp")?;
     chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(Error::during("open `/tmp` to all"))?;
     make_dir("/run/osvm")?;
+    if orders.network {
+        name_resolver()?;
+    }
     for path in &orders.own {
         make_dir(path)?;
         let (user, group) = (Uid::from_raw(orders.uid), Gid::from_raw(orders.uid));
@@ -90,6 +96,14 @@ fn furnish(orders: &Orders) -> Result<(), Error> {
         given.map_err(Error::during(format!("give `{path}` to the server")))?;
     }
     Ok(())
+}
+
+/// Names are asked of PID 1. The image's own file may be a link to anywhere.
+fn name_resolver() -> Result<(), Error> {
+    make_dir("/etc")?;
+    let _was_there = fs::remove_file(RESOLVER);
+    let text = "nameserver 127.0.0.1\noptions timeout:20 attempts:1\n";
+    fs::write(RESOLVER, text).map_err(Error::during(format!("write `{RESOLVER}`")))
 }
 
 fn wait_for_disk() -> Result<(), Error> {

@@ -9,12 +9,13 @@
 
 use crate::buffers::{Input, Lines, Outgoing, fill};
 use crate::control::{self, Order, Times};
+use crate::net::Net;
 use crate::server::{ENDED_LEN, Ended, Server, signal_all};
 use crate::unique::{self, Hooks};
 use crate::{Error, ending};
 use osvm_protocol::frame;
 use osvm_protocol::linux::{self, MAX_LINE, Stop};
-use osvm_protocol::message::Id;
+use osvm_protocol::message::{self, Id, Message, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -47,6 +48,7 @@ pub(crate) struct Relay {
     stdout: Lines,
     stderr: Lines,
     hooks: Hooks,
+    net: Option<Net>,
     times: Times,
     frozen: bool,
     waking: Option<Waking>,
@@ -87,7 +89,13 @@ enum End {
 }
 
 impl Relay {
-    pub(crate) fn new(channel: OwnedFd, server: Server, hooks: Hooks, times: Times) -> Self {
+    pub(crate) fn new(
+        channel: OwnedFd,
+        server: Server,
+        hooks: Hooks,
+        net: Option<Net>,
+        times: Times,
+    ) -> Self {
         Self {
             channel,
             inbox: Vec::new(),
@@ -97,6 +105,7 @@ impl Relay {
             stdout: Lines::default(),
             stderr: Lines::default(),
             hooks,
+            net,
             times,
             frozen: false,
             waking: None,
@@ -113,6 +122,7 @@ impl Relay {
             let more = self.read_channel().map_err(Error::during("read from the host"))?;
             self.read_server();
             self.hooks.serve();
+            self.serve_net();
             self.finish_wake();
             self.go_on_stopping();
             self.see_end();
@@ -139,6 +149,9 @@ impl Relay {
         if self.outbox.len() < ENOUGH {
             let outputs = [&self.server.stdout, &self.server.stderr].into_iter().flatten();
             fds.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::IN)));
+            fds.extend(
+                self.net.iter().map(|net| PollFd::from_borrowed_fd(net.fd(), PollFlags::IN)),
+            );
         }
         if let Some(stdin) = self.server.stdin.as_ref().filter(|_| !self.to_server.is_empty()) {
             fds.push(PollFd::new(stdin, PollFlags::OUT));
@@ -183,13 +196,38 @@ impl Relay {
                 }
                 // Its stdin is closed: nobody will read it.
                 Some(_) => {}
-                None => self.obey(frame.payload),
+                None => self.hear(frame.payload),
             }
             rest = frame.rest;
         }
         let more = rest.len() != before || inbox.len() != before;
         self.inbox = if rest.len() == inbox.len() { inbox } else { rest.to_vec() };
         Ok(more)
+    }
+
+    /// While much waits for the host, programs wait too.
+    fn serve_net(&mut self) {
+        if let Some(net) = self.net.as_mut().filter(|_| self.outbox.len() < ENOUGH) {
+            net.serve(&mut self.outbox);
+        }
+    }
+
+    /// Answers of the host and what it says of streams are the network's, the rest is for PID 1.
+    fn hear(&mut self, payload: &[u8]) {
+        let Some(net) = &mut self.net else { return self.obey(payload) };
+        if let Some((stream, said)) = linux::net::read(payload) {
+            return net.said(stream, said, &mut self.outbox);
+        }
+        match message::parse(payload) {
+            Ok(Message::Response(Response { id: Some(Id::Number(id)), outcome })) => {
+                let outcome = outcome.map_err(|error| (error.code, error.message));
+                if let Ok(id) = u64::try_from(id) {
+                    net.answered(id, outcome, &mut self.outbox);
+                }
+            }
+            Ok(Message::Response(_)) => {}
+            _ => self.obey(payload),
+        }
     }
 
     fn obey(&mut self, payload: &[u8]) {
@@ -213,16 +251,19 @@ impl Relay {
                 control::failure(&id, "another wake is not over yet")
             }
             Order::Wake(wake) => match unique::renew(&wake) {
-                Ok(()) => return self.wake_programs(id, wake.entropy.is_some()),
+                Ok(()) => return self.awake(id, wake.entropy.is_some()),
                 Err(error) => control::failure(&id, error.to_string()),
             },
         };
         self.outbox.push(&answer);
     }
 
-    /// Programs are told only of new randomness: setting the clock alone concerns none of them.
-    fn wake_programs(&mut self, id: Id<'static>, tell: bool) {
-        let hooks = if tell { self.hooks.tell() } else { 0 };
+    /// Only new randomness means that this is a copy; setting the clock alone concerns nobody.
+    fn awake(&mut self, id: Id<'static>, copy: bool) {
+        let hooks = if copy { self.hooks.tell() } else { 0 };
+        if let Some(net) = self.net.as_mut().filter(|_| copy) {
+            net.forget();
+        }
         if std::mem::take(&mut self.frozen) {
             signal_all(Signal::CONT);
         }

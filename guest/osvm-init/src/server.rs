@@ -3,6 +3,7 @@
 use crate::launch::Order;
 use crate::{Error, LAUNCH};
 use osvm_protocol::linux::Orders;
+use osvm_protocol::linux::net::PROXY_PORT;
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -91,6 +92,12 @@ pub(crate) fn signal_all(signal: Signal) {
 /// The environment, hooks appended to variables that hold lists.
 fn environment(orders: &Orders, hooks: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut env = orders.env.clone();
+    if orders.network {
+        // What the server's own settings say comes first.
+        let missing = way_out().into_iter().filter(|(name, _)| env.iter().all(|(n, _)| n != name));
+        let missing: Vec<_> = missing.collect();
+        env.extend(missing);
+    }
     for (name, value) in hooks {
         match env.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) if name == "PYTHONPATH" => *known = format!("{value}:{known}"),
@@ -99,6 +106,15 @@ fn environment(orders: &Orders, hooks: Vec<(String, String)>) -> Vec<(String, St
         }
     }
     env
+}
+
+/// What tells programs of the proxy. Node looks at the others only if it is told to.
+fn way_out() -> Vec<(String, String)> {
+    let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let rest = [("NO_PROXY", "localhost"), ("no_proxy", "localhost"), ("NODE_USE_ENV_PROXY", "1")];
+    names.map(|name| (name, proxy.as_str())).into_iter().chain(rest).map(own).collect()
 }
 
 /// Looks a plain name up in the server's own `PATH`, not in this program's.
@@ -156,6 +172,7 @@ mod tests {
             max_processes: 1,
             entropy: None,
             hooks: true,
+            network: false,
         }
     }
 
@@ -166,6 +183,18 @@ mod tests {
         let env =
             environment(&orders, vec![hook("PYTHONPATH", "/h"), hook("NODE_OPTIONS", "-r h")]);
         assert_eq!(env, [hook("PYTHONPATH", "/h:/app"), hook("NODE_OPTIONS", "-r h --jitless")]);
+    }
+
+    #[test]
+    fn a_way_out_is_told_of_where_there_is_one() {
+        let mut orders = orders(&[("NO_PROXY", "own")]);
+        assert_eq!(environment(&orders, Vec::new()).len(), 1);
+        orders.network = true;
+        let env = environment(&orders, Vec::new());
+        let value =
+            |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        assert_eq!(value("HTTPS_PROXY"), Some("http://127.0.0.1:3128"));
+        assert_eq!(value("NO_PROXY"), Some("own"));
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Bench {
             memory: MemoryMib::new(160).unwrap(),
             writable_mib: 32,
             max_processes: 64,
+            network: false,
         })
     }
 }
