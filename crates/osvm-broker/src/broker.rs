@@ -157,10 +157,10 @@ impl Broker {
                 Ok(RawValue::NULL.to_owned())
             }),
         };
-        if let Err(refusal) = &outcome {
-            if !cx.settle(Some(refusal.to_string())) {
-                note(request, refusal);
-            }
+        if let Err(refusal) = &outcome
+            && !cx.settle(Some(refusal.to_string()))
+        {
+            note(request, refusal);
         }
         outcome
     }

@@ -220,7 +220,7 @@ impl Server {
         })?;
         let body = body.to_bytes();
         let plan = match parse(&body) {
-            Err(NoMessage { id, defect }) => return Ok(reply::defect(id.as_ref(), defect)),
+            Err(NoMessage { id, defect }) => return Ok(reply::defect(id.as_ref(), *defect)),
             Ok(message) => match self.plan(&message, &head.headers) {
                 Ok(plan) => plan,
                 Err(defect) => {

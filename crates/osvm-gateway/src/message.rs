@@ -70,12 +70,12 @@ impl Defect {
 #[derive(Debug)]
 pub(crate) struct NoMessage {
     pub(crate) id: Option<Id<'static>>,
-    pub(crate) defect: Defect,
+    pub(crate) defect: Box<Defect>,
 }
 
 impl From<Defect> for NoMessage {
     fn from(defect: Defect) -> Self {
-        Self { id: None, defect }
+        Self { id: None, defect: defect.into() }
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Incoming<'_>, NoMessage> {
     let id = wire.id.map(|raw| Id::deserialize(raw).map(owned)).transpose().map_err(|_| {
         Defect::invalid("`id` is neither a string nor a whole number that fits 64 bits")
     })?;
-    incoming(&wire, id.clone()).map_err(|defect| NoMessage { id, defect })
+    incoming(&wire, id.clone()).map_err(|defect| NoMessage { id, defect: defect.into() })
 }
 
 fn incoming<'a>(wire: &Wire<'a>, id: Option<Id<'static>>) -> Result<Incoming<'a>, Defect> {

@@ -114,7 +114,7 @@ impl Session {
             }
             Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
             Ok(Incoming::Answer { id, outcome }) => self.client.asks.answer(id.as_ref(), outcome),
-            Err(NoMessage { id, defect }) => self.refuse(id.as_ref(), defect),
+            Err(NoMessage { id, defect }) => self.refuse(id.as_ref(), *defect),
         }
     }
 

@@ -58,12 +58,11 @@ pub(crate) fn choose(flag: Option<BackendName>, config: &Config, dirs: &Dirs) ->
     Chosen { backend: Arc::new(backend), reason }
 }
 
+/// A backend by its name, or why it can't be used here.
+type Named = (&'static str, Result<Arc<dyn Backend>, String>);
+
 /// Every backend that `flag` means on this host, and why not where one can't be used.
-pub(crate) fn every(
-    flag: Option<BackendName>,
-    config: &Config,
-    dirs: &Dirs,
-) -> Vec<(&'static str, Result<Arc<dyn Backend>, String>)> {
+pub(crate) fn every(flag: Option<BackendName>, config: &Config, dirs: &Dirs) -> Vec<Named> {
     let meant = |name: BackendName| match flag {
         None | Some(BackendName::Auto) => true,
         Some(flag) => flag == name,

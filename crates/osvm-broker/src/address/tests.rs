@@ -80,9 +80,7 @@ fn metadata_services_are_called_by_their_name() {
 
 #[test]
 fn nobody_listens_at_a_group_or_at_nothing() {
-    for address in
-        ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"]
-    {
+    for address in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"] {
         assert!(never(address.parse().unwrap()), "{address}");
     }
     assert!(!never("127.0.0.1".parse().unwrap()));

@@ -38,5 +38,6 @@ mod serve_http;
 mod serve_servers;
 mod solana;
 mod tools;
+mod trust;
 mod unikernel;
 mod watching;

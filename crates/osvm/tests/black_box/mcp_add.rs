@@ -286,6 +286,10 @@ hint: for a command put `--` in front of it: `osvm mcp add NAME -- COMMAND ARGS`
 
 "#]],
     );
+}
+
+#[test]
+fn a_source_that_cannot_be_one_is_refused() {
     check_refused(
         &["x", "npx://--eval"],
         str![[r#"

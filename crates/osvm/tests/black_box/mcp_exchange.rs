@@ -102,10 +102,7 @@ error: `y.json` does not exist
 
 #[test]
 fn servers_are_exported_in_each_shape() {
-    let home = Home::without_images();
-    let time = ["mcp", "add", "time", "-q", "--env-from-secret", "KEY=key", "--", "uvx", "a"];
-    home.osvm(time).assert().code(0);
-    home.osvm(["mcp", "add", "web", "https://web.example/mcp"]).assert().code(0);
+    let home = with_two();
     home.osvm(["mcp", "export"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
 {
   "mcpServers": {
@@ -157,6 +154,11 @@ fn servers_are_exported_in_each_shape() {
 }
 
 "#]]);
+}
+
+#[test]
+fn an_export_into_a_file_replaces_none_unasked() {
+    let home = with_two();
     let codex = ["mcp", "export", "--format", "codex", "--output", "config.toml"];
     home.osvm(codex).assert().code(0).stdout_eq("").stderr_eq(str![[r#"
 note: time: set `KEY` in the environment of Codex: it has no secrets
@@ -303,4 +305,13 @@ codex           no file     [HOME]/.codex/config.toml
 warning: `[HOME]/.claude.json` line 1 column 9: not JSON: key must be a string
 
 "#]]);
+}
+
+/// A home whose list has a program with a secret, and an address.
+fn with_two() -> Home {
+    let home = Home::without_images();
+    let time = ["mcp", "add", "time", "-q", "--env-from-secret", "KEY=key", "--", "uvx", "a"];
+    home.osvm(time).assert().code(0);
+    home.osvm(["mcp", "add", "web", "https://web.example/mcp"]).assert().code(0);
+    home
 }
