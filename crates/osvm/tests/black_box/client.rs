@@ -21,7 +21,13 @@ pub(crate) struct Client {
 impl Client {
     /// A client that has not said anything yet.
     pub(crate) fn start(home: &Home, args: &[&str]) -> Self {
+        Self::start_with(home, args, &[])
+    }
+
+    /// The same, with these variables in osvm's environment.
+    pub(crate) fn start_with(home: &Home, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = home.osvm_std(&[&["mcp", "serve"], args].concat());
+        command.envs(env.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut osvm = command.spawn().unwrap();
         let out = BufReader::new(osvm.stdout.take().unwrap());
