@@ -48,13 +48,13 @@ pub(crate) struct AddOptions {
     /// Set a variable of its environment; `${NAME}` and `${NAME:-default}` are expanded at each start
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
-    /// Set a variable of its environment to a secret
+    /// Set a variable of its environment to a secret, which the server will see
     #[arg(long, value_name = "NAME=SECRET", value_parser = pair)]
     pub(crate) env_from_secret: Vec<(String, String)>,
     /// Send a header with every request to it
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) header: Vec<(String, String)>,
-    /// Send a header whose value is a secret
+    /// Send a header whose value is a secret, which the server will see
     #[arg(long, value_name = "NAME=SECRET", value_parser = pair)]
     pub(crate) header_from_secret: Vec<(String, String)>,
     /// Send a secret as bearer token

@@ -159,8 +159,21 @@ fn add(context: &Context, name: &str, mut entry: Entry, how: &AddOptions) -> Out
             "note: `{name}` has no command: it can run once there is an image of its source"
         ));
     }
+    tell_of_secrets(context, name, &entry.target);
     explain(context, &config, &[(name, &entry)]);
     Ok(Status::Success)
+}
+
+/// Says plainly what the user gives away.
+fn tell_of_secrets(context: &Context, name: &str, target: &Target) {
+    let (pairs, bearer) = match target {
+        Target::Builtin => return,
+        Target::Stdio(stdio) => (&stdio.env_from_secret, None),
+        Target::Http(http) => (&http.headers_from_secret, http.bearer_from_secret.as_ref()),
+    };
+    for secret in pairs.iter().map(|(_, secret)| secret).chain(bearer) {
+        context.printer.note(&format!("note: `{name}` will see the value of secret `{secret}`"));
+    }
 }
 
 fn apply(entry: &mut Entry, how: &AddOptions) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 mod agent_model;
 mod client;
 mod support;
+mod web;
 
 mod agent;
 mod agent_microvm;
@@ -14,6 +15,7 @@ mod approvals;
 mod arguments;
 mod backends;
 mod batch;
+mod broker_crowd;
 mod command_line;
 mod config;
 mod daemon;
@@ -33,6 +35,8 @@ mod prove;
 mod receipts;
 mod sdk;
 mod secret;
+mod secrets_stay;
+mod secrets_stay_servers;
 mod serve;
 mod serve_abuse;
 mod serve_eras;

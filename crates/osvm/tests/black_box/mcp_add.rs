@@ -27,6 +27,7 @@ added server `files` to `[HOME]/.config/osvm/mcp_servers.json`
 
 "#]],
         str![[r#"
+note: `files` will see the value of secret `key`
 note: calls of `files` are denied until `[HOME]/.config/osvm/isolation_config.json` says where they run:
   "mcp_servers": {"files": {"execution_mode": "microvm"}}
   "mcp_servers": {"files": {"execution_mode": "direct"}}
@@ -129,7 +130,11 @@ fn an_address_is_added_with_headers_and_secrets() {
 added server `notes` to `[HOME]/.config/osvm/mcp_servers.json`
 
 "#]],
-        str![[""]],
+        str![[r#"
+note: `notes` will see the value of secret `key`
+note: `notes` will see the value of secret `token`
+
+"#]],
         str![[r#"
 {
   "mcpServers": {
@@ -405,6 +410,7 @@ added server `sky` to `[HOME]/.config/osvm/mcp_servers.json`
 "#]])
         .stderr_eq(str![[r#"
 note: weather: needs secret `KEY`: `osvm secret set KEY`
+note: `sky` will see the value of secret `KEY`
 
 "#]]);
     home.osvm(["mcp", "get", "sky"]).assert().code(0).stdout_eq(str![[r#"
