@@ -11,6 +11,7 @@ use crate::interrupt::Interrupt;
 use crate::microvm::Fleet;
 use crate::printer::table;
 use crate::servers;
+use crate::{gateways, trust};
 use osvm_gateway::{
     CatalogError, Configured, End, Gateway, Guard, Selection, Servers, Stop, Token,
 };
@@ -54,7 +55,7 @@ pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
     })?;
     if let Some(address) = args.http {
         let token = (!args.no_token).then(|| own_token(context)).transpose()?;
-        over_http(context, &gateway, address, token, &stop)?;
+        over_http(context, &env, &gateway, address, token, &stop)?;
         return Ok(interrupt
             .signal()
             .map_or(Status::Success, |signal| Status::Interrupted(signal.exit_code())));
@@ -62,7 +63,9 @@ pub(crate) fn run(context: &Context, args: &Serve) -> Outcome {
     let input = own(io::stdin().as_fd())?;
     let output = own(io::stdout().as_fd())?;
     info!(tools = gateway.catalog().tools().len(), "serving MCP on stdin and stdout");
+    let told = gateways::tell(context, &env, &gateway, "stdio".to_owned());
     let end = osvm_gateway::serve(&gateway, input, output, &stop);
+    drop(told);
     let end = end.map_err(|error| Failure::from_error("input", &error, None))?;
     info!(?end, "the client is gone");
     Ok(match (end, interrupt.signal()) {
@@ -101,11 +104,13 @@ pub(crate) fn behind(context: &Context, env: &Env) -> Result<Servers, Failure> {
             }
         }
     }
-    Ok(Servers { configured, hidden, micro_vms: Some(micro_vms), ..Servers::default() })
+    let trust = Some(trust::trust(context, env));
+    Ok(Servers { configured, hidden, micro_vms: Some(micro_vms), trust })
 }
 
 fn over_http(
     context: &Context,
+    env: &Env,
     gateway: &Arc<Gateway>,
     address: SocketAddr,
     token: Option<Token>,
@@ -121,6 +126,7 @@ fn over_http(
     let listener = TcpListener::bind(address).map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     context.printer.note(&format!("serving MCP at http://{address}/mcp"));
+    let _told = gateways::tell(context, env, gateway, format!("http://{address}/mcp"));
     osvm_gateway::serve_http(gateway, listener, guard, stop).map_err(cannot)
 }
 

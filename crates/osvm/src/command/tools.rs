@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::microvm::{MicroVms, runs_in_one};
 use crate::printer::table;
 use crate::servers::{self, Configured};
+use crate::trust;
 use osvm_image::{Image, ImageError};
 use osvm_policy::Config;
 use osvm_protocol::tool::Tool;
@@ -203,7 +204,7 @@ fn known(context: &Context) -> Result<Vec<Found>, Failure> {
             Ok(None) | Err(_) => None,
         };
         match offer {
-            Some(offer) => found.extend(of_offer(&config, &server, &offer)),
+            Some(offer) => found.extend(of_offer(context, &config, &server, &offer)?),
             None => context.printer.note(&format!(
                 "note: server `{0}` was not asked yet: `osvm mcp tools {0}`",
                 server.name
@@ -229,7 +230,7 @@ fn of_server(context: &Context, name: &str) -> Result<Vec<Found>, Failure> {
     }
     let server = servers::find(context, name)?;
     let (offer, _) = ask(context, &config, &server, PATIENCE)?;
-    Ok(of_offer(&config, &server, &offer))
+    of_offer(context, &config, &server, &offer)
 }
 
 /// Asks a server what it offers; starts it if the isolation config lets it be started.
@@ -276,7 +277,14 @@ pub(super) fn upstream(error: &UpstreamError) -> Failure {
     Failure::from_error("upstream", error, error.hint().map(str::to_owned))
 }
 
-fn of_offer(config: &Config, server: &Configured, offer: &Offer) -> Vec<Found> {
+/// Those that are believed.
+fn of_offer(
+    context: &Context,
+    config: &Config,
+    server: &Configured,
+    offer: &Offer,
+) -> Result<Vec<Found>, Failure> {
+    let held_back = trust::held_back(context, &context.env()?, &server.name, &offer.tools);
     let one = |definition: &RawValue| {
         let words: Words = serde_json::from_str(definition.get()).ok()?;
         let mut json: Map<String, Value> = serde_json::from_str(definition.get()).ok()?;
@@ -295,7 +303,8 @@ fn of_offer(config: &Config, server: &Configured, offer: &Offer) -> Vec<Found> {
             json,
         })
     };
-    offer.tools.iter().filter_map(|definition| one(definition)).collect()
+    let all = offer.tools.iter().filter_map(|definition| one(definition));
+    Ok(all.filter(|found| !held_back.contains(&found.tool)).collect())
 }
 
 /// The tools of images, each from the image that the config chooses for it.

@@ -26,16 +26,21 @@ fn fixture() -> &'static Path {
 
 /// A home with one configured server, and the mode its tools run in.
 pub(crate) fn home(mode: &str) -> Home {
+    home_with(json!({ "execution_mode": mode }), &[])
+}
+
+/// The same with all that is said of its isolation, and arguments of the server.
+pub(crate) fn home_with(isolation: Value, args: &[&str]) -> Home {
     let home = Home::new();
-    home.write_config(&json!({"mcp_servers": {"fixture": {"execution_mode": mode}}}).to_string());
-    let servers = json!({"mcpServers": {"fixture": {"command": fixture()}}});
+    home.write_config(&json!({"mcp_servers": {"fixture": isolation}}).to_string());
+    let servers = json!({"mcpServers": {"fixture": {"command": fixture(), "args": args}}});
     let path = home.config_path().with_file_name("mcp_servers.json");
     fs::write(path, servers.to_string()).unwrap();
     home
 }
 
 /// A client after a handshake in which it says what it can be asked.
-fn connect(home: &Home, capabilities: Value) -> Client {
+pub(crate) fn connect(home: &Home, capabilities: Value) -> Client {
     let mut client = Client::start(home, &["--servers", "fixture"]);
     let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities,
         "clientInfo": {"name": "test", "version": "1"}});
@@ -44,7 +49,8 @@ fn connect(home: &Home, capabilities: Value) -> Client {
     client
 }
 
-fn text(answer: &Value) -> &str {
+#[track_caller]
+pub(crate) fn text(answer: &Value) -> &str {
     answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"))
 }
 

@@ -227,8 +227,12 @@ impl Home {
             kept.iter().any(|name| file.ends_with(name))
                 // Receipts, and the key they are signed with, outlive their calls.
                 || file.parent().is_some_and(|dir| dir.ends_with("osvm/receipts"))
-                // So does what configured servers offered.
+                // So does what configured servers offered, and which of it is believed.
                 || file.parent().is_some_and(|dir| dir.ends_with("osvm/servers"))
+                || file.parent().is_some_and(|dir| dir.ends_with("osvm/pins"))
+                || ["osvm/pins.json", "osvm/pins.lock"].iter().any(|name| file.ends_with(name))
+                // What a gateway that was killed told is removed by who reads it.
+                || file.parent().is_some_and(|dir| dir.ends_with("run/osvm/gateways"))
                 || file.extension().is_some_and(|end| end == "log")
         };
         files.retain(|file| !expected(file));
