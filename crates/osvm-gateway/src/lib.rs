@@ -63,7 +63,7 @@ pub use gateway::Gateway;
 pub use http::{Guard, Token, TokenError, serve_http};
 pub use lines::MAX_LINE;
 pub use stdio::{End, ServeError, Stop, serve};
-pub use trust::Trust;
+pub use trust::{Keeper, Trust};
 
 /// Reads a client's message as far as it is read before anything acts on it; for fuzzing. Whether
 /// it is a message.

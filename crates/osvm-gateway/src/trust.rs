@@ -2,7 +2,8 @@
 //!
 //! Who remembers what is believed is handed in. Without anybody, all is.
 
-use osvm_upstream::Offer;
+use osvm_runtime::HostedError;
+use osvm_upstream::{Offer, Server};
 use serde_json::value::RawValue;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -51,15 +52,27 @@ impl Held {
 
 /// Asks once about each offer, and again as long as something is held back.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub struct Keeper {
     trust: Option<Arc<dyn Trust>>,
     /// Of what nothing was held back, by server.
     believed: Mutex<HashMap<String, Arc<Offer>>>,
 }
 
 impl Keeper {
-    pub(crate) fn new(trust: Option<Arc<dyn Trust>>) -> Self {
+    /// Without anybody who knows, all is believed.
+    pub fn new(trust: Option<Arc<dyn Trust>>) -> Self {
         Self { trust, believed: Mutex::default() }
+    }
+
+    /// Whether that tool is believed as its server defined it when it was asked last.
+    ///
+    /// # Errors
+    ///
+    /// It is held back.
+    pub fn check(&self, server: &Server, tool: &str) -> Result<(), HostedError> {
+        let held = server.offer().map(|offer| self.held(server.name(), &offer));
+        let doubt = held.and_then(|held| held.doubt(tool));
+        doubt.map_or(Ok(()), |doubt| Err(held_back(server.name(), tool, doubt)))
     }
 
     /// Which of the tools that a server offers are held back.
@@ -81,6 +94,26 @@ impl Keeper {
         }
         held
     }
+}
+
+/// A call of a tool that is held back.
+pub(crate) fn held_back(server: &str, tool: &str, doubt: Doubt) -> HostedError {
+    let (message, causes, hint) = match doubt {
+        Doubt::Changed => (
+            format!("server `{server}` has changed its tool `{tool}` since it was believed"),
+            Vec::new(),
+            format!(
+                "`osvm mcp trust {server} --diff` shows what changed, `osvm mcp trust {server}` \
+                 believes it"
+            ),
+        ),
+        Doubt::Unknown(why) => (
+            format!("it is not known whether server `{server}` has changed its tool `{tool}`"),
+            vec![why],
+            "without that, no tool of a configured server is called".to_owned(),
+        ),
+    };
+    HostedError { code: "changed", message, causes, hint: Some(hint), isolation_failure: false }
 }
 
 #[cfg(test)]

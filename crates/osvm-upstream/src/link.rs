@@ -20,6 +20,12 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// Whether a link serves one request and is thrown away after it: a clone for each call.
     fn once(&self) -> bool;
 
+    /// Whether one instance serves all clients, so that none of them decides in which era it is
+    /// spoken to and what it may ask for. Otherwise clients that differ get links that do.
+    fn for_all(&self) -> bool {
+        true
+    }
+
     /// Tells what is started from other things, for the cache of definitions: an image's digest
     /// and a command line, for example. No secrets.
     fn identity(&self) -> String;

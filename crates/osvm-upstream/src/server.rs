@@ -196,9 +196,8 @@ impl Server {
         cancel: &Stop,
     ) -> Result<Reply, UpstreamError> {
         let wanted = match &self.spec.target {
-            // One machine for all clients: none of them decides what the server may ask for.
-            Target::Launched(_) => Wanted::nothing(),
-            Target::Process { .. } | Target::Http { .. } => {
+            Target::Launched(launch) if launch.for_all() => Wanted::nothing(),
+            Target::Launched(_) | Target::Process { .. } | Target::Http { .. } => {
                 Wanted::by(&request.client, request.era_wanted)
             }
         };

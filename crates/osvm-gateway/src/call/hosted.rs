@@ -3,7 +3,7 @@
 use crate::converse::{Trouble, converse};
 use crate::fleet::Member;
 use crate::gateway::Gateway;
-use crate::trust::Doubt;
+use crate::trust::held_back;
 use crate::voice::Voice;
 use osvm_protocol::tool::Annotations;
 use osvm_runtime::{Answer, Hosted, HostedError, HostedReply, RunMode, Site, Stage, Terms};
@@ -49,7 +49,7 @@ impl Hosted for HostedTool<'_> {
             let cid = facts.get("cid").and_then(Value::as_u64);
             let cid = cid.and_then(|cid| u32::try_from(cid).ok());
             terms.stage(Stage::Running { cid, backend: self.member.backend(terms.place) });
-            let started = (facts.clone(), asked.elapsed());
+            let started = (facts.clone(), asked.elapsed(), cid.and_then(|cid| terms.works_in(cid)));
             *link.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
         };
         let (clock, params) = (&self.gateway.clock, &self.params);
@@ -61,7 +61,7 @@ impl Hosted for HostedTool<'_> {
         });
         answer.reused = terms.place != RunMode::Remote && server.starts() == before;
         let link = link.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let (RunMode::MicroVm, Some((facts, started))) = (terms.place, link) {
+        if let (RunMode::MicroVm, Some((facts, started, _working))) = (terms.place, link) {
             answer.describe(&facts);
             answer.backend = self.member.backend(terms.place);
             answer.boot = (!answer.reused).then_some(started);
@@ -87,25 +87,6 @@ impl HostedTool<'_> {
         }
         self.gateway.doubt(server, tool).map_or(Ok(()), |doubt| Err(held_back(server, tool, doubt)))
     }
-}
-
-fn held_back(server: &str, tool: &str, doubt: Doubt) -> HostedError {
-    let (message, causes, hint) = match doubt {
-        Doubt::Changed => (
-            format!("server `{server}` has changed its tool `{tool}` since it was believed"),
-            Vec::new(),
-            format!(
-                "`osvm mcp trust {server} --diff` shows what changed, `osvm mcp trust {server}` \
-                 believes it"
-            ),
-        ),
-        Doubt::Unknown(why) => (
-            format!("it is not known whether server `{server}` has changed its tool `{tool}`"),
-            vec![why],
-            "without that, no tool of a configured server is called".to_owned(),
-        ),
-    };
-    HostedError { code: "changed", message, causes, hint: Some(hint), isolation_failure: false }
 }
 
 /// The config wants a microVM, and nothing here runs them.

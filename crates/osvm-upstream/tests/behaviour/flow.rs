@@ -161,6 +161,30 @@ fn a_progress_token_of_a_question_is_the_servers_own_and_names_no_request() {
 }
 
 #[test]
+fn a_progress_token_of_a_question_that_is_the_id_of_a_request_names_no_request_either() {
+    let script = old(|wire, one| {
+        let other = wire.next().unwrap();
+        let meta = json!({"_meta": {"progressToken": one["id"]}});
+        wire.send(&json!({"jsonrpc": "2.0", "id": 1, "method": "roots/list", "params": meta}));
+        let refused = wire.next().unwrap()["error"]["code"].clone();
+        wire.result(&one, &refused);
+        wire.result(&other, &refused);
+    });
+    let server = script.server();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let notes = Notes { answer: Some(json!("r")), ..Notes::default() };
+                let capabilities = Some(json!({"roots": {}}));
+                let got = Ask { capabilities, ..Ask::new("m") }.of(&server, &notes).unwrap();
+                assert_eq!(got, -32_603);
+                assert!(notes.heard().is_empty());
+            });
+        }
+    });
+}
+
+#[test]
 fn a_question_before_the_first_request_waits_for_it() {
     let script = Scripted::new(|_, mut wire| {
         wire.legacy();

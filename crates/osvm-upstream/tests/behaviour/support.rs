@@ -161,6 +161,10 @@ impl Launch for Scripted {
         self.greeting.is_some()
     }
 
+    fn for_all(&self) -> bool {
+        false
+    }
+
     fn identity(&self) -> String {
         "script".to_owned()
     }
