@@ -307,8 +307,8 @@ fn egress_hosts_are_hosts() {
 #[test]
 fn egress_rules_allow_something_and_not_too_much() {
     egress(
-        r#"{"host":"a.b","methods":["CONNECT"]}"#,
-        "57: `mcp_servers.s.egress[0].methods[0]` is `CONNECT`, not one of `GET`, `HEAD`, `POST`, \
+        r#"{"host":"a.b","methods":["TRACE"]}"#,
+        "57: `mcp_servers.s.egress[0].methods[0]` is `TRACE`, not one of `GET`, `HEAD`, `POST`, \
          `PUT`, `PATCH`, `DELETE`, `OPTIONS`, `CONNECT`",
     );
     egress(

@@ -69,6 +69,9 @@ mounts                []                        built-in default
 env_vars              []                        built-in default
 kraft_config          {}                        built-in default
 server_command        ["node","x.js"]           line 15 `mcp_servers.big.server_command`
+life                  "clone"                   built-in default
+image                 "big"                     built-in default
+idle_secs             300                       built-in default
 "#,
     );
 }
