@@ -11,6 +11,7 @@
 //! pool    a daemon with ready VMs: latency; `pool-rate`: throughput; `pool-crowd`: many VMs at once
 //! agent   what the agent adds to a call, and how long `osvm` takes to its prompt
 //! gateway what `osvm mcp serve` adds to a call, 1,000 tools listed, memory of a large result
+//! broker  what the broker adds to an HTTP request, and what a receipt costs
 //! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
 //!
@@ -24,6 +25,7 @@
 //! each figure is one line of JSON. A word chooses the groups whose name begins with it.
 
 mod agent;
+mod broker;
 mod calls;
 mod cids;
 mod daemon;
@@ -57,6 +59,7 @@ const GROUPS: &[Group] = &[
     ("pool-crowd", pool::crowds),
     ("gateway", gateway::measure),
     ("agent", agent::measure),
+    ("broker", broker::measure),
     (SOAK, soak::measure),
 ];
 
