@@ -5,6 +5,7 @@
 //! - Dropping a [`Guest`] destroys it before its CID is free.
 
 use crate::error::MicroVmError;
+use crate::outside::Outside;
 use crate::recipe::{Recipe, entropy, random};
 use crate::talk::{Gone, Talk};
 use osvm_protocol::linux::{Wake, Woken, method};
@@ -35,6 +36,8 @@ pub struct Host {
     clones: Cids,
     /// Folder for consoles of persistent guests; `None` keeps none.
     logs: Option<PathBuf>,
+    /// Who serves what guests ask of the host; without it nobody does.
+    outside: Option<Outside>,
 }
 
 /// Which CIDs a guest takes.
@@ -60,6 +63,8 @@ pub struct Guest {
     pub(crate) talk: Talk,
     machine: Box<dyn LinuxMachine>,
     lease: Lease,
+    /// Who serves what it asks, and whether it lives on.
+    pub(crate) outside: Option<(Outside, bool)>,
 }
 
 impl Host {
@@ -73,7 +78,13 @@ impl Host {
         let runtime_dir = runtime_dir.into();
         let persistent = Cids::new(runtime_dir.clone(), cid::PERSISTENT);
         let clones = Cids::new(runtime_dir, cid::EPHEMERAL);
-        Self { backend, persistent, clones, logs }
+        Self { backend, persistent, clones, logs, outside: None }
+    }
+
+    /// The same for a server that may reach something: its recipe says so too.
+    #[must_use]
+    pub fn with_outside(self, outside: Outside) -> Self {
+        Self { outside: Some(outside), ..self }
     }
 
     /// Boots a guest of `recipe`; its PID 1 may not run yet.
@@ -81,14 +92,16 @@ impl Host {
         let spec = recipe.spec(life == Life::Clone)?;
         let (place, lease) = self.place(&recipe.name, life)?;
         let machine = self.backend.boot(&spec, place)?;
-        Guest::new(&recipe.name, machine, lease)
+        let guest = Guest::new(&recipe.name, machine, lease)?;
+        Ok(Guest { outside: self.outside.clone().map(|o| (o, life == Life::Persistent)), ..guest })
     }
 
     /// Starts a copy of a saved guest; it is not unique yet.
     pub(crate) fn restore(&self, name: &str, snapshot: &Snapshot) -> Result<Guest, MicroVmError> {
         let (place, lease) = self.place(name, Life::Clone)?;
         let machine = self.backend.restore(snapshot, place)?;
-        Guest::new(name, machine, lease)
+        let guest = Guest::new(name, machine, lease)?;
+        Ok(Guest { outside: self.outside.clone().map(|outside| (outside, false)), ..guest })
     }
 
     fn place(&self, name: &str, life: Life) -> Result<(Place, Lease), MicroVmError> {
@@ -118,7 +131,7 @@ impl Guest {
             ConnectError::Died(death) => host("a VM process", std::io::Error::other(death)),
             other => other.into(),
         })?;
-        Ok(Self { talk: Talk::new(name.to_owned(), stream), machine, lease })
+        Ok(Self { talk: Talk::new(name.to_owned(), stream), machine, lease, outside: None })
     }
 
     /// Its CID.

@@ -8,8 +8,10 @@
 //!   machine is destroyed.
 
 use crate::guest::Guest;
+use crate::outside::Egress;
 use crate::talk::{self, Gone, Heard, Talk};
-use osvm_protocol::linux::{MAX_LINE, Stop, method, wrap};
+use osvm_protocol::linux::{MAX_LINE, Stop, method, net, wrap};
+use osvm_runtime::{Listed, LongGuest};
 use osvm_upstream::EndLink;
 use osvm_vmm::GuestStream;
 use std::io::{self, Read, Write};
@@ -27,12 +29,19 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The three parts of a link to `guest`.
 pub(crate) fn split(guest: Guest) -> io::Result<(Lines, Writer, End)> {
-    let writer = guest.talk.writer()?;
+    let writer = Arc::new(Mutex::new(guest.talk.writer()?));
+    let cid = guest.cid();
+    let egress = guest.outside.clone().map(|(outside, persistent)| {
+        let egress = Egress::new(outside, persistent, Arc::clone(&writer));
+        let listed = egress.guests().add(cid, Arc::clone(&egress) as Arc<dyn LongGuest>);
+        (egress, listed)
+    });
     let (guest, talk) = guest.without_talk();
     let fate = Arc::new(Mutex::new(None));
-    let lines = Lines { talk, bytes: Vec::new(), at: 0, fate: Arc::clone(&fate) };
+    let out = egress.as_ref().map(|(egress, _)| Arc::clone(egress));
+    let lines = Lines { talk, bytes: Vec::new(), at: 0, fate: Arc::clone(&fate), egress: out };
     let writer = Writer { stream: writer, line: Vec::new(), next_id: FIRST_ID };
-    Ok((lines, writer, End { guest: Some(guest), fate, last_words: None }))
+    Ok((lines, writer, End { guest: Some(guest), fate, last_words: None, egress }))
 }
 
 /// Ids of requests to PID 1 once the link is in use; nobody waits for their answers.
@@ -51,6 +60,7 @@ pub(crate) struct Lines {
     bytes: Vec<u8>,
     at: usize,
     fate: Fate,
+    egress: Option<Arc<Egress>>,
 }
 
 impl Read for Lines {
@@ -62,6 +72,7 @@ impl Read for Lines {
                     (self.bytes, self.at) = (line, 0);
                 }
                 Ok(Heard::Answer { .. }) => {}
+                Ok(heard @ (Heard::Asked(_) | Heard::Net(_))) => self.outside(heard),
                 Err(gone) => {
                     let ended = matches!(gone, Gone::Ended(_) | Gone::HungUp);
                     let words = gone.to_string();
@@ -80,10 +91,34 @@ impl Read for Lines {
     }
 }
 
+impl Lines {
+    fn outside(&mut self, heard: Heard) {
+        match (heard, &self.egress) {
+            (Heard::Asked(asked), Some(egress)) => egress.asked(asked),
+            (Heard::Net(payload), Some(egress)) => {
+                if let Some((stream, said)) = net::read(&payload) {
+                    egress.said(stream, said);
+                }
+            }
+            // Its recipe gave it no way out, so only a guest that broke its PID 1 asks.
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if let Some(egress) = &self.egress {
+            egress.end();
+        }
+    }
+}
+
 /// What the server is told.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    stream: GuestStream,
+    /// Frames of others go over it too, each as a whole.
+    stream: Arc<Mutex<GuestStream>>,
     line: Vec<u8>,
     next_id: u64,
 }
@@ -105,7 +140,8 @@ impl Write for Writer {
             if whole {
                 let frame = wrap(&self.line).map_err(io::Error::other)?;
                 self.line.clear();
-                self.stream.write_all(&frame, Instant::now() + STUCK)?;
+                let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+                stream.write_all(&frame, Instant::now() + STUCK)?;
             }
         }
         Ok(bytes.len())
@@ -119,9 +155,16 @@ impl Write for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         let stop = talk::request(self.next_id, method::STOP, &Stop { grace_ms: GRACE_MS });
-        if let Ok(frame) = stop {
-            // A guest that is gone, or does not read, is ended by whoever holds it.
-            let _gone = self.stream.write_all(&frame, Instant::now() + Duration::from_millis(10));
+        let Ok(frame) = stop else { return };
+        for _ in 0..10 {
+            // Somebody who holds it for long writes to a guest that does not read.
+            if let Ok(mut stream) = self.stream.try_lock() {
+                // A guest that is gone, or does not read, is ended by whoever holds it.
+                let soon = Instant::now() + Duration::from_millis(10);
+                let _gone = stream.write_all(&frame, soon);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -132,11 +175,16 @@ pub(crate) struct End {
     guest: Option<crate::guest::Rest>,
     fate: Fate,
     last_words: Option<String>,
+    /// The way out, and its place in the list of guests.
+    egress: Option<(Arc<Egress>, Listed)>,
 }
 
 impl EndLink for End {
     fn end(&mut self, patience: Duration) {
         let Some(mut guest) = self.guest.take() else { return };
+        if let Some((egress, _listed)) = self.egress.take() {
+            egress.end();
+        }
         let deadline = Instant::now() + patience;
         // PID 1 stops the machine when the server has ended, so the VM process ends with it.
         guest.wait(deadline);

@@ -6,9 +6,10 @@
 //!   skipped or ends the guest; nothing in it is trusted.
 //! - Lines that come while something else is waited for are kept, up to [`MAX_KEPT`] bytes.
 
+use osvm_protocol::code::HOST_METHOD_DENIED;
 use osvm_protocol::frame::{self, FrameError};
 use osvm_protocol::linux::{self, Exit, Log, method};
-use osvm_protocol::message::{self, Id, Message, Response};
+use osvm_protocol::message::{self, Id, Message, Request, Response, RpcError};
 use osvm_vmm::{GuestStream, clean};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,6 +76,18 @@ pub(crate) enum Heard {
     Line(Vec<u8>),
     /// An answer of PID 1.
     Answer { id: u64, result: Result<Box<RawValue>, String> },
+    /// A request of PID 1.
+    Asked(Asked),
+    /// What PID 1 says of a stream: the payload.
+    Net(Vec<u8>),
+}
+
+/// A request of PID 1, unread.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: u64,
+    pub(crate) method: String,
+    pub(crate) params: Option<Box<RawValue>>,
 }
 
 /// Both directions of a guest's stream.
@@ -131,6 +144,8 @@ impl Talk {
         loop {
             match self.hear(deadline)? {
                 Heard::Line(line) => self.keep(line)?,
+                Heard::Asked(asked) => self.refuse(asked.id, deadline)?,
+                Heard::Net(_) => {}
                 Heard::Answer { id: answered, .. } if answered != id => {}
                 Heard::Answer { result: Ok(result), .. } => {
                     return serde_json::from_str(result.get())
@@ -161,7 +176,14 @@ impl Talk {
         });
         self.line(text.to_string().as_bytes(), deadline)?;
         loop {
-            let Heard::Line(line) = self.hear(deadline)? else { continue };
+            let line = match self.hear(deadline)? {
+                Heard::Line(line) => line,
+                Heard::Asked(asked) => {
+                    self.refuse(asked.id, deadline)?;
+                    continue;
+                }
+                Heard::Answer { .. } | Heard::Net(_) => continue,
+            };
             match message::parse(&line) {
                 Ok(Message::Response(Response { id: Some(Id::Text(text)), outcome }))
                     if text == id =>
@@ -188,6 +210,13 @@ impl Talk {
             serde_json::json!({"jsonrpc": "2.0", "id": id, "error": error})
         };
         self.line(answer.to_string().as_bytes(), deadline)
+    }
+
+    /// Refuses a request: while the guest is prepared it works for nobody.
+    pub(crate) fn refuse(&mut self, id: u64, deadline: Instant) -> Result<(), Gone> {
+        let error = RpcError::new(HOST_METHOD_DENIED, "the guest works for no call");
+        let frame = message::error(Some(&Id::from(id)), &error)?;
+        self.write(&frame, deadline)
     }
 
     /// Sends the server a notification.
@@ -230,6 +259,9 @@ impl Talk {
                 let used = rest.len() - frame.rest.len();
                 let heard = match linux::line(frame.payload) {
                     Some(line) => Some(Heard::Line(line.to_vec())),
+                    None if linux::net::read(frame.payload).is_some() => {
+                        Some(Heard::Net(frame.payload.to_vec()))
+                    }
                     None => {
                         let payload = frame.payload.to_vec();
                         self.said_by_pid_1(&payload)?
@@ -265,6 +297,11 @@ impl Talk {
                 let result = outcome.map(RawValue::to_owned);
                 let result = result.map_err(|error| clean(error.message.as_bytes(), MAX_LOG));
                 Ok(u64::try_from(id).ok().map(|id| Heard::Answer { id, result }))
+            }
+            Ok(Message::Request(Request { id: Some(Id::Number(id)), method, params, .. })) => {
+                let (method, params) = (method.into_owned(), params.map(RawValue::to_owned));
+                let id = u64::try_from(id).ok();
+                Ok(id.map(|id| Heard::Asked(Asked { id, method, params })))
             }
             Ok(Message::Request(said)) => {
                 let params = said.params.map_or("{}", RawValue::get);

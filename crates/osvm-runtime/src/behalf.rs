@@ -61,9 +61,14 @@ impl LongGuests {
         Listed { guests: self.clone(), cid }
     }
 
+    /// The guest with this CID.
+    pub fn get(&self, cid: u32) -> Option<Arc<dyn LongGuest>> {
+        self.lock().get(&cid).map(Arc::clone)
+    }
+
     /// Has the guest with this CID work for `call` until the guard is dropped.
     pub(crate) fn works(&self, cid: u32, call: impl FnOnce() -> OnBehalf) -> Option<Working> {
-        let guest = Arc::clone(self.lock().get(&cid)?);
+        let guest = self.get(cid)?;
         let call = call();
         let id = call.call;
         guest.begins(Arc::new(call));

@@ -22,7 +22,7 @@ use osvm_policy::{Config, Env, Life};
 use osvm_protocol::tool::Annotations;
 use osvm_runtime::{
     Answer, Cancel, Hosted, HostedError, HostedReply, Report, RunMode, Runtime, Site, Stage, Terms,
-    ToolCall,
+    ToolCall, Working,
 };
 use osvm_servers::{Entry, Listed, Target};
 use osvm_upstream::{
@@ -270,7 +270,7 @@ impl Hosted for HostedTool<'_> {
         });
         answer.reused = place != RunMode::Remote && server.status().starts == before;
         let link = ear.link.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let (RunMode::MicroVm, Some((facts, started))) = (place, link) {
+        if let (RunMode::MicroVm, Some((facts, started, _works))) = (place, link) {
             answer.describe(&facts);
             answer.backend = self.server.backend;
             answer.boot = (!answer.reused).then_some(started);
@@ -303,7 +303,8 @@ struct Ear<'a> {
     terms: &'a Terms<'a>,
     backend: Option<&'static str>,
     asked: Instant,
-    link: Mutex<Option<(Map<String, Value>, Duration)>>,
+    /// What is known of it, when it was there, and the word that its guest works for this call.
+    link: Mutex<Option<(Map<String, Value>, Duration, Option<Working>)>>,
 }
 
 impl Relay for Ear<'_> {
@@ -312,7 +313,8 @@ impl Relay for Ear<'_> {
         let cid = cid.and_then(|cid| u32::try_from(cid).ok());
         let backend = self.backend.filter(|_| self.terms.place == RunMode::MicroVm);
         self.terms.stage(Stage::Running { cid, backend });
-        let link = (facts.clone(), self.asked.elapsed());
+        let works = cid.and_then(|cid| self.terms.works_in(cid));
+        let link = (facts.clone(), self.asked.elapsed(), works);
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
     }
 

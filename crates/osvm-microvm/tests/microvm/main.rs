@@ -5,4 +5,5 @@ mod clones;
 mod death;
 mod guest;
 mod hostile;
+mod outside;
 mod persistent;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The client's end of a link.
-struct Client {
+pub(crate) struct Client {
     lines: BufReader<Box<dyn Read + Send>>,
     write: Option<Box<dyn Write + Send>>,
     end: Box<dyn osvm_upstream::EndLink>,
@@ -17,7 +17,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(link: Link) -> Self {
+    pub(crate) fn new(link: Link) -> Self {
         let vm = format!("/proc/{}", link.facts["vm_pid"]);
         Self { lines: BufReader::new(link.read), write: Some(link.write), end: link.end, vm }
     }
@@ -27,7 +27,7 @@ impl Client {
         writeln!(write, "{message}").unwrap();
     }
 
-    fn ask(&mut self, id: u32, method: &str, params: &Value) -> Value {
+    pub(crate) fn ask(&mut self, id: u32, method: &str, params: &Value) -> Value {
         self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
