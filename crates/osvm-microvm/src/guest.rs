@@ -81,6 +81,12 @@ impl Host {
         Self { backend, persistent, clones, logs, outside: None }
     }
 
+    /// The same for copies that live on: they take the CIDs of guests that do.
+    #[must_use]
+    pub fn with_copies_that_live_on(self) -> Self {
+        Self { clones: self.persistent.clone(), ..self }
+    }
+
     /// The same for a server that may reach something: its recipe says so too.
     #[must_use]
     pub fn with_outside(self, outside: Outside) -> Self {

@@ -14,6 +14,8 @@
 //!   a CID stays taken until the last process that could use it is gone, and is free from that
 //!   moment on, however they died.
 //! - The record is for people. Whether a CID is taken is never read from it.
+//! - Calls of one process that follow each other have CIDs that differ, until its range is used up:
+//!   what is written about one guest is not mistaken for the next one's.
 //!
 //! # Not here
 //!
@@ -36,6 +38,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 
@@ -53,6 +56,8 @@ const MAX_NAMED: usize = 3;
 pub struct Cids {
     dir: PathBuf,
     range: RangeInclusive<u32>,
+    /// Where looking for a free one begins: behind the one that was taken last.
+    next: Arc<AtomicU32>,
 }
 
 /// A CID that is ours. Dropping it, and the end of every process it was passed to, frees it.
@@ -151,7 +156,8 @@ impl CidError {
 impl Cids {
     /// The CIDs `range`, shared through a file in `dir`, the runtime directory.
     pub fn new(dir: impl Into<PathBuf>, range: RangeInclusive<u32>) -> Self {
-        Self { dir: dir.into(), range }
+        let next = Arc::new(AtomicU32::new(*range.start()));
+        Self { dir: dir.into(), range, next }
     }
 
     /// The CIDs that are handed out.
@@ -159,7 +165,7 @@ impl Cids {
         self.range.clone()
     }
 
-    /// Takes the lowest free CID; waits for one until `deadline`.
+    /// Takes the next free CID, the lowest one at first; waits for one until `deadline`.
     ///
     /// # Errors
     ///
@@ -173,8 +179,8 @@ impl Cids {
         self.take_for(Record::new(claim), deadline, cancel)
     }
 
-    /// Takes the lowest free CID for a guest of `image` that will wait for a call; does not wait
-    /// for one.
+    /// Takes the next free CID for a guest of `image` that will wait for a call; does not wait for
+    /// one.
     ///
     /// # Errors
     ///
@@ -267,9 +273,16 @@ impl Cids {
     }
 
     fn lock_one(&self, file: &File) -> Result<Option<Cid>, CidError> {
-        for cid in self.range.clone().filter_map(|raw| Cid::new(raw).ok()) {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let next = self.next.load(Ordering::Relaxed);
+        let begin = if self.range.contains(&next) { next } else { first };
+        for cid in (begin..=last).chain(first..begin).filter_map(|raw| Cid::new(raw).ok()) {
             match fcntl(file, FcntlArg::F_OFD_SETLK(&region(cid))) {
-                Ok(_) => return Ok(Some(cid)),
+                Ok(_) => {
+                    // Others that look at the same time find it locked, wherever they began.
+                    self.next.store(cid.get().saturating_add(1), Ordering::Relaxed);
+                    return Ok(Some(cid));
+                }
                 // Both mean "taken": fcntl(2).
                 Err(nix::Error::EAGAIN | nix::Error::EACCES) => {}
                 Err(error) => return Err(self.io(error.into())),

@@ -130,9 +130,9 @@ fn violations_say_where_what_and_what_is_expected() {
     assert_eq!(
         check(json!({"kind": "v1", "x": 1, "filter": 1})),
         [
-            "argument `filter` is not known: did you mean `filters`?",
             "argument `kind` is `\"v1\"`: it must be one of `\"legacy\"`, `\"v0\"`",
             "argument `x` is not known: there are `filters`, `kind`",
+            "argument `filter` is not known: did you mean `filters`?",
         ]
     );
 }

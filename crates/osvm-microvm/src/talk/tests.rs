@@ -87,7 +87,7 @@ fn a_server_that_asks_its_client_is_told_no_and_a_ping_is_answered() {
     let mut said = String::new();
     guest.read_to_string(&mut said).unwrap();
     assert!(said.contains(r#""id":9"#) && said.contains("-32601"));
-    assert!(said.contains(r#""id":10,"jsonrpc":"2.0","result":{}"#), "{said}");
+    assert!(said.contains(r#"{"jsonrpc":"2.0","id":10,"result":{}}"#), "{said}");
 }
 
 #[test]

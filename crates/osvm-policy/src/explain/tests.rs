@@ -40,7 +40,7 @@ vcpus                 1                         built-in default
 timeout_secs          90                        line 6 `mcp_servers.solana.timeout_secs`
 network_enabled       false                     built-in default
 egress                []                        built-in default
-mounts                [{"guest_path":"/keys","host_path":"/home/u/keys","readonly":true}]  line 10 `mcp_servers.solana.tools.get_balance.mounts`
+mounts                [{"host_path":"/home/u/keys","guest_path":"/keys","readonly":true}]  line 10 `mcp_servers.solana.tools.get_balance.mounts`
 env_vars              ["RUST_LOG"]              line 11 `mcp_servers.solana.tools.get_balance.env_vars`
 kraft_config          {}                        built-in default
 "#,

@@ -44,12 +44,15 @@ fn looking_makes_nothing() {
 }
 
 #[test]
-fn the_lowest_free_cid_is_taken() {
-    let (_dir, cids) = bench(200..=299);
+fn the_lowest_free_cid_is_taken_and_comes_round_again_last() {
+    let (dir, cids) = bench(200..=203);
     let (first, second) = (take(&cids).unwrap(), take(&cids).unwrap());
     assert_eq!((first.cid().get(), second.cid().get()), (200, 201));
     drop(first);
-    assert_eq!(take(&cids).unwrap().cid().get(), 200);
+    let another = Cids::new(dir.path().join("run"), 200..=203);
+    assert_eq!(take(&another).unwrap().cid().get(), 200, "who has taken none takes the lowest");
+    let later: Vec<u32> = (0..4).map(|_| take(&cids.clone()).unwrap().cid().get()).collect();
+    assert_eq!(later, [202, 203, 200, 202]);
 }
 
 #[test]

@@ -1,23 +1,31 @@
 //! Where the agent runs: in µVM-1, or on this host where the user said so.
 //!
+//! ```text
+//! first time: boot ──▶ agent waits ──saved──▶ ~/.osvm/snapshots ──copy──▶ µVM-1
+//! after that:                                 ~/.osvm/snapshots ──copy──▶ µVM-1
+//! ```
+//!
 //! # Invariants
 //!
-//! - There is no way from the one to the other: a microVM that can't start is an error.
+//! - There is no way from a microVM to the host: a microVM that can't start is an error.
+//! - What is saved is an agent that has heard nothing yet: no prompt, no session, no model.
 //! - Dropping [`Launched::rest`] ends the agent, and destroys its microVM.
 
 use crate::backend;
 use crate::failure::Failure;
+use crate::microvm::snapshots;
+use crate::printer::Printer;
 use osvm_image::linux::{LinuxImage, LinuxStore};
-use osvm_microvm::{GuestFiles, Host, Persistent, Recipe};
+use osvm_microvm::{Cloned, GuestFiles, Host, Persistent, Recipe};
 use osvm_policy::Env;
 use osvm_runtime::Dirs;
 use osvm_supervisor::AgentLink;
-use osvm_upstream::{EndLink, Launch as _, LaunchError, Link, Stop};
+use osvm_upstream::{EndLink, Launch, LaunchError, Link, Stop};
 use osvm_vmm::linux::LinuxBackend as _;
 use std::any::Any;
 use std::fmt;
 use std::io::{BufReader, pipe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,8 +33,8 @@ use std::time::{Duration, Instant};
 /// The image of µVM-1.
 const IMAGE: &str = "osvm-agent";
 
-/// What µVM-1 is called in `osvm ps` and in its console's file.
-const NAME: &str = "agent";
+/// What µVM-1 is called in `osvm ps`, among the snapshots, and in its console's file.
+const NAME: &str = "osvm-agent";
 
 /// How long µVM-1 may take to be started; its agent is awaited by whoever talks to it.
 const START: Duration = Duration::from_secs(60);
@@ -42,8 +50,8 @@ const MARKER: &str = "osvm.microvm";
 
 /// Somewhere an agent can run.
 pub(crate) trait AgentPlace: fmt::Debug {
-    /// Starts an agent.
-    fn start(&self) -> Result<Launched, Failure>;
+    /// Starts an agent, and says so first.
+    fn start(&self, printer: Printer) -> Result<Launched, Failure>;
 
     /// The place, for the status line.
     fn label(&self) -> &'static str;
@@ -66,9 +74,8 @@ pub(crate) fn choose(direct: bool, env: &Env, dirs: &Dirs) -> Result<Box<dyn Age
     if direct || skipped()? {
         return Ok(Box::new(Direct));
     }
-    let home = env.home.join(".osvm");
     let state = dirs.state().to_owned();
-    Ok(Box::new(MicroVm { home, dirs: dirs.clone(), state }))
+    Ok(Box::new(MicroVm { home: env.home.clone(), dirs: dirs.clone(), state }))
 }
 
 /// Whether this kernel is the one of a Linux guest of osvm.
@@ -93,7 +100,8 @@ fn skipped() -> Result<bool, Failure> {
 struct Direct;
 
 impl AgentPlace for Direct {
-    fn start(&self) -> Result<Launched, Failure> {
+    fn start(&self, printer: Printer) -> Result<Launched, Failure> {
+        printer.note("the agent runs on this host, outside of a microVM");
         let cannot = |error| Failure::new("host", "cannot start the agent").caused_by(&error);
         let (read, to_host) = pipe().map_err(cannot)?;
         let (from_host, write) = pipe().map_err(cannot)?;
@@ -121,19 +129,19 @@ struct MicroVm {
 }
 
 impl AgentPlace for MicroVm {
-    fn start(&self) -> Result<Launched, Failure> {
+    fn start(&self, printer: Printer) -> Result<Launched, Failure> {
         let (backend, files, image) = self.parts()?;
-        let host = Host::new(Arc::new(backend), self.dirs.run.clone(), Some(self.state.clone()));
         let failed = |error: &dyn std::error::Error, hint| {
             Failure::new("microvm", "µVM-1 cannot start").caused_by(error).hinted(hint)
         };
+        let made = osvm_runtime::private_dir(&self.state);
+        made.map_err(|error| failed(&error, error.hint()))?;
+        let host = Host::new(Arc::new(backend), self.dirs.run.clone(), Some(self.state.clone()))
+            .with_copies_that_live_on();
         let recipe = Recipe::of_image(&files, &image);
         let mut recipe = recipe.map_err(|error| failed(&error, error.hint()))?;
         recipe.name = NAME.into();
-        let made = osvm_runtime::private_dir(&self.state);
-        made.map_err(|error| failed(&error, error.hint()))?;
-        let launched =
-            Persistent::new(host, recipe).launch(Instant::now() + START, &Stop::default());
+        let launched = launch(host, recipe, &self.home, printer);
         let Link { read, write, end, .. } = launched.map_err(|error| match &error {
             LaunchError::Failed { hint, .. } => failed(&error, hint.clone()),
             _ => failed(&error, None),
@@ -143,6 +151,36 @@ impl AgentPlace for MicroVm {
 
     fn label(&self) -> &'static str {
         "μVM-1"
+    }
+}
+
+/// A copy of the µVM-1 that was saved; the first time it is booted and saved before.
+fn launch(
+    host: Host,
+    recipe: Recipe,
+    home: &Path,
+    printer: Printer,
+) -> Result<Link, LaunchError> {
+    let (deadline, never) = (Instant::now() + START, Stop::default());
+    let copied = Cloned::new(host.clone(), recipe.clone(), 0).map(|cloned| {
+        let cloned = cloned.with_snapshots(snapshots(home));
+        let known = cloned.has_template().unwrap_or(false);
+        printer.note(if known {
+            "starting μVM-1 …"
+        } else {
+            "starting μVM-1 for the first time; from now on it is copied …"
+        });
+        cloned.launch(deadline, &never)
+    });
+    match copied {
+        Ok(Ok(link)) => Ok(link),
+        Ok(Err(error)) => {
+            // Something about saving and copying: booting needs neither.
+            tracing::warn!("a copy of μVM-1 can't be had, so it is booted: {error}");
+            Persistent::new(host, recipe).launch(deadline, &never)
+        }
+        // A recipe that can't be copied can't be booted as a copy, and that is all.
+        Err(_) => Persistent::new(host, recipe).launch(deadline, &never),
     }
 }
 
@@ -160,10 +198,11 @@ impl MicroVm {
         };
         let backend = backend::linux(&self.dirs).and_then(|linux| linux.probe().map(|()| linux));
         let backend = backend.map_err(|error| lacks(&error, error.hint())).ok();
-        let guest = self.home.join("guest");
+        let home = self.home.join(".osvm");
+        let guest = home.join("guest");
         let files = GuestFiles::load(&guest.join("vmlinux"), &guest.join("osvm-init"));
         let files = files.map_err(|error| lacks(&error, error.hint())).ok();
-        let image = LinuxStore::new(self.home.join("images")).load(IMAGE);
+        let image = LinuxStore::new(home.join("images")).load(IMAGE);
         let image = image
             .map_err(|error| lacks(&error, Some("make it with `cargo xtask install`".into())))
             .ok();

@@ -7,7 +7,7 @@
 
 use super::approver::{Approver, Desk};
 use super::feed::{Feed, Happening, Work};
-use super::place::{self, AgentPlace, Launched};
+use super::place::{self, Launched};
 use super::slash::Show;
 use super::status::StatusLine;
 use super::{slash, words};
@@ -84,8 +84,7 @@ impl Session {
         let status = StatusLine::new(context, &env, place.label())?;
         let (log, before) = conversation(context, &env, options)?;
         let id = log.id().to_owned();
-        say_where(context, &*place);
-        let Launched { link, rest } = place.start()?;
+        let Launched { link, rest } = place.start(context.printer)?;
         gateway.start();
         let cannot = |error| Failure::new("host", "cannot reach the gateway").caused_by(&error);
         let stop = Stop::new().map_err(cannot)?;
@@ -247,14 +246,6 @@ fn conversation(
             }
         }
     })
-}
-
-/// Progress for those who wait, and a word for those whose agent has no microVM.
-fn say_where(context: &Context, place: &dyn AgentPlace) {
-    match place.label() {
-        "host" => context.printer.note("the agent runs on this host, outside of a microVM"),
-        place => context.printer.note(&format!("starting {place} …")),
-    }
 }
 
 /// A session with the gateway, and the thread that serves it.
