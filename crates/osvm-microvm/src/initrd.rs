@@ -50,6 +50,7 @@ mod tests {
             entropy: None,
             hooks: true,
             network: false,
+            workspace: None,
         };
         let archive = build(b"program", &orders).unwrap();
         let mut first = Reader::new(archive.as_slice()).unwrap();

@@ -190,6 +190,7 @@ impl Recipe {
             entropy,
             hooks: copied,
             network: self.network,
+            workspace: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! whatever [`crate::Config::resolve`] returns is within the limits of its guest.
 
 use crate::error::{Problem, ProblemKind};
-use crate::model::ExecutionMode;
+use crate::model::{ExecutionMode, Life, WorkspaceMode};
 use crate::read::{Root, Server};
 use crate::resolve::{Picked, Scope};
 use crate::source::Location;
@@ -28,6 +28,7 @@ pub(crate) fn check(root: &Root, locate: &impl Fn(usize) -> Location) -> Vec<Pro
     for (name, server) in &root.servers {
         let scope = Scope { root, server: Some((name, server)), tool: None };
         checker.use_microvm(&scope, server);
+        checker.workspace(&scope, server);
         checker.limits(&scope);
         for (tool, table) in &server.tools {
             checker.limits(&Scope { tool: Some((tool, table)), ..scope });
@@ -67,6 +68,20 @@ impl<L: Fn(usize) -> Location> Checker<'_, L> {
         }
     }
 
+    /// Changes of a server that lives on are of no call in particular, so nobody could judge them.
+    fn workspace(&mut self, scope: &Scope<'_>, server: &Server) {
+        let (Some(workspace), Some(life)) = (&server.workspace, &server.life) else { return };
+        if workspace.value.mode == WorkspaceMode::Diff && life.value == Life::Persistent {
+            let reason = format!(
+                "has the mode `diff`, but `life` at {} is `persistent`: only what one call changes \
+                 can wait to be applied",
+                (self.locate)(life.at)
+            );
+            let pointer = scope.pointer(crate::resolve::Level::Server, "workspace");
+            self.problem(workspace.at, pointer, ProblemKind::Contradiction { reason });
+        }
+    }
+
     fn limits(&mut self, scope: &Scope<'_>) {
         let mode = scope.mode().map_or(crate::resolve::built_in::MODE, |mode| *mode.value);
         let (memory, who) = match mode {
@@ -92,7 +107,7 @@ impl<L: Fn(usize) -> Location> Checker<'_, L> {
     ) {
         let Some(picked) = picked.filter(|p| !(least..=most).contains(p.value)) else { return };
         if let (Some((tool, _)), crate::resolve::Level::Server) = (scope.tool, picked.level) {
-            let tool = crate::error::printable(tool);
+            let tool = crate::words::printable(tool);
             takes.push_str(&format!(", and tool `{tool}` inherits this"));
         }
         let pointer = scope.pointer(picked.level, picked.name);

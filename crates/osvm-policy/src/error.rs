@@ -2,6 +2,7 @@
 
 use crate::nearest::nearest;
 use crate::source::Location;
+use crate::words::shell_word;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -89,11 +90,6 @@ impl ConfigError {
             Self::Invalid(errors) => errors.hint(),
         }
     }
-}
-
-/// A path as one word of a shell command, so that a hint works when pasted.
-fn shell_word(path: &std::path::Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// Everything that is wrong with the text of one config.
@@ -293,24 +289,6 @@ impl fmt::Display for Problem {
 
 fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// Text of the file as it may appear in a message: no control characters, no longer than a line.
-pub(crate) fn printable(text: &str) -> String {
-    const LONGEST: usize = 64;
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == LONGEST {
-            out.push('…');
-            break;
-        }
-        // Direction marks and other invisible characters could make a message lie.
-        match c {
-            '\'' | '"' | '\\' => out.push(c),
-            c => out.extend(c.escape_debug()),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

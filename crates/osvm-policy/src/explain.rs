@@ -1,9 +1,9 @@
 //! Why a tool runs where it runs: each option with the line it comes from.
 
-use crate::error::printable;
 use crate::model::ExecutionMode;
 use crate::nearest::nearest;
 use crate::resolve::{Level, Origin, Resolved, Scope, Warning};
+use crate::words::printable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt;
@@ -97,6 +97,9 @@ fn options(resolved: &Resolved) -> Vec<ExplainedOption> {
             ("image", json!(resolved.image)),
             ("idle_secs", json!(resolved.idle.as_secs())),
         ]);
+        if let Some(workspace) = &resolved.workspace {
+            values.push(("workspace", json!(workspace)));
+        }
         // Then the image has the last word.
         if *resolved.origins.get("memory_mb") == Origin::BuiltIn
             && let Some((_, value)) = values.iter_mut().find(|(name, _)| *name == "memory_mb")

@@ -6,8 +6,9 @@
 //!
 //! Readers never stop at a problem. They note it in the [`Reader`] and go on without the value.
 
-use crate::error::{ConfigErrors, Problem, ProblemKind, printable};
+use crate::error::{ConfigErrors, Problem, ProblemKind};
 use crate::source::{LineIndex, Location};
+use crate::words::{member_pointer, printable};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -38,16 +39,6 @@ impl Path<'_> {
             Self::Member(parent, name) => member_pointer(&parent.pointer(), name),
             Self::Item(parent, index) => format!("{}[{index}]", parent.pointer()),
         }
-    }
-}
-
-/// `name` below `parent`, as `parent.name`, or `parent["na me"]` where a dot would mislead.
-pub(crate) fn member_pointer(parent: &str, name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    match (name.is_empty() || !name.chars().all(plain), parent.is_empty()) {
-        (true, _) => format!("{parent}[\"{}\"]", printable(name)),
-        (false, true) => name.to_owned(),
-        (false, false) => format!("{parent}.{name}"),
     }
 }
 

@@ -30,6 +30,7 @@ mod nearest;
 mod read;
 mod resolve;
 mod source;
+mod words;
 
 pub use config::{Config, Created, ServerEntry, default_text, schema};
 pub use env::{Env, NoHome, default_path, default_policy_path};
@@ -38,8 +39,9 @@ pub use explain::{ExplainedOption, Explanation};
 pub use file::{MAX_FILE_BYTES, read as read_trusted};
 pub use model::{
     BackendChoice, EgressRule, ExecutionMode, HostPattern, KraftConfig, Life, Mount, OnFailure,
-    PathPattern, Pool,
+    PathPattern, Pool, Workspace, WorkspaceMode,
 };
 pub use nearest::nearest;
 pub use resolve::{Origin, Origins, Resolved, Warning};
 pub use source::Location;
+pub use words::{member_pointer, printable, shell_word};

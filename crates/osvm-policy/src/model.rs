@@ -132,6 +132,44 @@ pub struct Mount {
     pub readonly: bool,
 }
 
+/// What becomes of the files that a call leaves in its [`Workspace`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceMode {
+    /// There are none: the guest can only read.
+    Ro,
+    /// They are written to the host when the call is answered.
+    Rw,
+    /// They come back as a list and a patch, and wait until somebody applies them.
+    Diff,
+}
+
+impl WorkspaceMode {
+    pub(crate) const NAMES: &[(&str, Self)] =
+        &[("ro", Self::Ro), ("rw", Self::Rw), ("diff", Self::Diff)];
+
+    /// The word in the config file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ro => "ro",
+            Self::Rw => "rw",
+            Self::Diff => "diff",
+        }
+    }
+}
+
+/// A host directory of which the guest of a server gets a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Workspace {
+    /// Absolute path on the host, `~` already expanded.
+    #[serde(serialize_with = "lossy_path")]
+    pub host_path: PathBuf,
+    /// Absolute path under which the guest knows it.
+    pub guest_path: String,
+    /// What becomes of changes. [`WorkspaceMode::Diff`] unless the user wrote otherwise.
+    pub mode: WorkspaceMode,
+}
+
 // A home directory need not be UTF-8; what is serialized is for people.
 pub(crate) fn lossy_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&path.display())

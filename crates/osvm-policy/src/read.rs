@@ -12,6 +12,7 @@ use crate::env::Env;
 use crate::json::{Fields, Node, Path, Reader, Spanned};
 use crate::model::{
     BackendChoice, EgressRule, ExecutionMode, KraftConfig, Life, Mount, OnFailure, Pool, RpcUrl,
+    Workspace,
 };
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -45,6 +46,7 @@ pub(crate) struct Server {
     pub(crate) life: Option<Spanned<Life>>,
     pub(crate) image: Option<Spanned<String>>,
     pub(crate) idle_secs: Option<Spanned<u32>>,
+    pub(crate) workspace: Option<Spanned<Workspace>>,
     pub(crate) tools: BTreeMap<String, Table>,
 }
 
@@ -133,6 +135,8 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
     let idle_secs = fields.take_spanned(reader, "idle_secs", |node, reader| {
         int(&node, reader, (1, MAX_IDLE), "an unused microVM is kept", "seconds")
     });
+    let workspace = fields
+        .take_spanned(reader, "workspace", |node, reader| mount::workspace(&node, reader, env));
     let tools = fields.take(reader, "tools", |node, reader| {
         named(node, reader, TOOL_NAMES, |node, reader| tool(node, reader, env))
     });
@@ -147,6 +151,7 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
         life,
         image,
         idle_secs,
+        workspace,
         tools: tools.unwrap_or_default(),
     })
 }

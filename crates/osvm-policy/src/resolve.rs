@@ -10,10 +10,11 @@
 
 mod warn;
 
-use crate::json::{Spanned, member_pointer};
-use crate::model::{EgressRule, ExecutionMode, KraftConfig, Life, Mount, OnFailure};
+use crate::json::Spanned;
+use crate::model::{EgressRule, ExecutionMode, KraftConfig, Life, Mount, OnFailure, Workspace};
 use crate::read::{self, Root, Server, Table};
 use crate::source::Location;
+use crate::words::member_pointer;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Resolved {
     pub image: String,
     /// In mode `microvm`: how long a microVM without calls is kept.
     pub idle: Duration,
+    /// In mode `microvm`: the host directory of which the server's guests get copies.
+    pub workspace: Option<Workspace>,
     /// What the user should know before trusting this.
     pub warnings: Vec<Warning>,
     /// Where each option comes from.
@@ -84,6 +87,7 @@ impl fmt::Debug for Resolved {
             .field("kraft_config", &self.kraft_config)
             .field("life", &self.life)
             .field("image", &self.image)
+            .field("workspace", &self.workspace)
             .finish_non_exhaustive()
     }
 }
@@ -380,11 +384,16 @@ pub(crate) fn resolve(
             scope.server_only("idle_secs", |s| s.idle_secs.as_ref()),
             || built_in::IDLE_SECS,
         ))),
+        workspace: None,
         warnings: Vec::new(),
         origins: Origins::default(),
     };
     if let Some(command) = scope.server_only("server_command", |s| s.command.as_ref()) {
         resolved.server_command = Some(taker.take("server_command", Some(command), Vec::new));
+    }
+    if let Some(workspace) = scope.server_only("workspace", |s| s.workspace.as_ref()) {
+        let missing = || workspace.value.clone();
+        resolved.workspace = Some(taker.take("workspace", Some(workspace), missing));
     }
     solana(scope, &mut resolved, &mut taker);
     resolved.origins = Origins(taker.origins);

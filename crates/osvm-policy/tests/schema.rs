@@ -126,6 +126,8 @@ fn what_the_parser_refuses_by_shape_the_schema_refuses_too() {
         r#"{"mcp_servers":{"s":{"env_vars":{"1":"a"}}}}"#,
         r#"{"mcp_servers":{"s":{"egress":[{"methods":["GET"]}]}}}"#,
         r#"{"mcp_servers":{"s":{"server_command":[]}}}"#,
+        r#"{"mcp_servers":{"s":{"workspace":{"host_path":"/a"}}}}"#,
+        r#"{"mcp_servers":{"s":{"workspace":{"host_path":"/a","guest_path":"/b","mode":"w"}}}}"#,
         r#"{"pool":{}}"#,
         r#"{"cid_range":[200]}"#,
         r#"{"cid_range":[199,300]}"#,
@@ -141,6 +143,26 @@ proptest! {
         if parse(&file.to_string()).is_ok() {
             prop_assert!(validator().is_valid(&file), "{file}");
         }
+    }
+}
+
+#[test]
+fn a_workspace_whose_changes_wait_is_for_calls_that_have_a_copy_each() {
+    let file = |life: &str, mode: Option<&str>| {
+        let mut workspace = json!({"host_path": "~/work", "guest_path": "/work"});
+        if let Some(mode) = mode {
+            workspace["mode"] = mode.into();
+        }
+        let server = json!({"execution_mode": "microvm", "life": life, "workspace": workspace});
+        json!({"mcp_servers": {"s": server}}).to_string()
+    };
+    let workspace = parse(&file("clone", None)).unwrap().resolve("s", "t").workspace.unwrap();
+    assert_eq!(workspace.host_path, Path::new("/home/u/work"));
+    assert_eq!((&*workspace.guest_path, workspace.mode.as_str()), ("/work", "diff"));
+    assert!(parse(&file("persistent", Some("rw"))).is_ok());
+    for mode in [None, Some("diff")] {
+        let problems = parse(&file("persistent", mode)).unwrap_err();
+        assert!(matches!(&*problems, [ProblemKind::Contradiction { .. }]), "{problems:?}");
     }
 }
 
@@ -161,6 +183,7 @@ const OBJECTS: &[Object] = &[
     },
     Object { schema: "/$defs/kraft_config", place: "mcp_servers/s/kraft_config" },
     Object { schema: "/$defs/mount", place: "mcp_servers/s/mounts/[]" },
+    Object { schema: "/$defs/workspace", place: "mcp_servers/s/workspace" },
     Object { schema: "/$defs/egress_rule", place: "mcp_servers/s/egress/[]" },
     Object { schema: "/$defs/pool", place: "pool" },
 ];

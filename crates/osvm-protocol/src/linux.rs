@@ -6,6 +6,7 @@
 //! frame( JSON-RPC request osvm/… or its answer )           host asks, guest answers
 //! frame( JSON-RPC notification host/… )                    guest says
 //! frame( JSON-RPC request host/… or its answer )           guest asks, host answers; see [`net`]
+//! frame( 02 … )                                            files, both ways; see [`workspace`]
 //! ```
 //!
 //! # Invariants
@@ -18,6 +19,7 @@
 //! - What the lines mean. They are MCP, and go through unread.
 
 pub mod net;
+pub mod workspace;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -104,6 +106,9 @@ pub struct Orders {
     /// programs of them.
     #[serde(default)]
     pub network: bool,
+    /// Where files of the host are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<workspace::Place>,
 }
 
 /// Answer to [`method::INFO`].

@@ -173,6 +173,7 @@ mod tests {
             entropy: None,
             hooks: true,
             network: false,
+            workspace: None,
         }
     }
 

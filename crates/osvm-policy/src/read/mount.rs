@@ -1,4 +1,4 @@
-//! Mounts: which host directories a guest may see.
+//! Mounts and the workspace: which host directories a guest may see.
 //!
 //! What a guest then does there is the broker's to allow; here a mount only has to make sense.
 
@@ -6,7 +6,7 @@ use super::text::{check_path, checked, host_path};
 use crate::env::Env;
 use crate::error::ProblemKind;
 use crate::json::{Node, Reader};
-use crate::model::Mount;
+use crate::model::{Mount, Workspace, WorkspaceMode};
 use std::collections::HashSet;
 
 /// Guest paths that a mount would break the guest with.
@@ -29,6 +29,21 @@ pub(super) fn list<'a>(
         }
     }
     Some(mounts)
+}
+
+/// The one directory of which guests get copies.
+pub(super) fn workspace<'a>(
+    node: &Node<'a, '_>,
+    reader: &mut Reader<'a>,
+    env: &Env,
+) -> Option<Workspace> {
+    let mut fields = node.fields(reader)?;
+    let host_path = fields.require(reader, "host_path", |node, r| host_path(&node, r, env));
+    let guest_path = fields.require(reader, "guest_path", guest_path);
+    let mode = fields.take(reader, "mode", |node, r| node.word(r, WorkspaceMode::NAMES));
+    fields.finish(reader);
+    let mode = mode.unwrap_or(WorkspaceMode::Diff);
+    Some(Workspace { host_path: host_path?, guest_path: guest_path?, mode })
 }
 
 fn mount<'a>(node: &Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<Mount> {

@@ -74,7 +74,7 @@ pub(super) fn warnings(
         (true, false) | (false, true) => {}
     }
     if resolved.mode != ExecutionMode::MicroVm {
-        for option in ["life", "image", "idle_secs"] {
+        for option in ["life", "image", "idle_secs", "workspace"] {
             if resolved.origins.location(option).is_some() && resolved.tool.is_empty() {
                 warn(option, format!("`{option}` has an effect only in mode `microvm`"));
             }
