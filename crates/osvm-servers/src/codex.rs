@@ -1,10 +1,11 @@
 //! Codex' `config.toml`: `[mcp_servers.NAME]`.
 
 use crate::entry::{Entry, Http, Stdio, Target, is_builtin};
-use crate::error::{Problem, printable};
+use crate::error::Problem;
 use crate::import::{Imported, not_toml, taken_over, usable_name};
 use crate::plain::Plain;
 use crate::read;
+use osvm_policy::printable;
 use toml_edit::{DocumentMut, Item, TableLike};
 
 /// The table that holds the servers.

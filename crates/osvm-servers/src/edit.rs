@@ -7,6 +7,7 @@ use crate::error::Problem;
 use crate::json::{self, Dialect};
 use crate::plain::Plain;
 use jsonc_parser::cst::{CstObject, CstRootNode};
+use osvm_policy::member_pointer;
 use thiserror::Error;
 
 /// Why a text can't be edited.
@@ -87,7 +88,7 @@ fn descend(root: &CstRootNode, path: &[&str]) -> Result<CstObject, EditError> {
     let mut object = root.object_value_or_create().ok_or_else(|| no_object("the file"))?;
     let mut pointer = String::new();
     for step in path {
-        pointer = json::below(&pointer, step);
+        pointer = member_pointer(&pointer, step);
         object = object.object_value_or_create(step).ok_or_else(|| no_object(&pointer))?;
     }
     Ok(object)

@@ -4,8 +4,8 @@
 //! wrote that one on purpose.
 
 use crate::entry::{Entry, Http, Target, is_builtin, is_name};
-use crate::error::printable;
 use crate::read::check_url;
+use osvm_policy::printable;
 use std::ffi::OsString;
 
 /// The variable of the server for Solana.

@@ -1,9 +1,9 @@
 //! What can be wrong with a file of servers, in words its author can act on.
 
-use osvm_policy::Location;
+use osvm_policy::{Location, shell_word};
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Why a file of servers can't be used or written.
@@ -79,11 +79,6 @@ impl ServersError {
             | Self::TooLong { .. } => None,
         }
     }
-}
-
-/// A path as one word of a shell command, so that a hint works when pasted.
-fn shell_word(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// Everything that is wrong with the text of one file.
@@ -235,22 +230,4 @@ impl fmt::Display for Problem {
             }
         }
     }
-}
-
-/// Text of a file as it may appear in a message: no control characters, no longer than a line.
-pub(crate) fn printable(text: &str) -> String {
-    const LONGEST: usize = 64;
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == LONGEST {
-            out.push('…');
-            break;
-        }
-        // Direction marks and other invisible characters could make a message lie.
-        match c {
-            '\'' | '"' | '\\' => out.push(c),
-            c => out.extend(c.escape_debug()),
-        }
-    }
-    out
 }

@@ -4,7 +4,7 @@
 //! `$` or an open brace, stays as it is.
 
 use crate::entry::Entry;
-use crate::error::printable;
+use osvm_policy::printable;
 use thiserror::Error;
 
 /// Why a text can't be expanded.

@@ -5,10 +5,11 @@
 //! wrong does not keep the others out.
 
 use crate::entry::{Entry, Target, is_name};
-use crate::error::{Problem, ProblemKind, Problems, printable};
-use crate::json::{self, Dialect, Reader, below};
+use crate::error::{Problem, ProblemKind, Problems};
+use crate::json::{self, Dialect, Reader};
 use crate::{codex, read, registry};
 use jsonc_parser::ast::Object;
+use osvm_policy::{member_pointer, printable};
 use std::path::Path;
 use thiserror::Error;
 
@@ -99,7 +100,7 @@ fn one(imported: &mut Imported, text: &str, parent: &str, name: &str, object: Op
         return;
     };
     let mut reader = Reader::new(text);
-    let entry = read::entry(&mut reader, &server, object, &below(parent, name));
+    let entry = read::entry(&mut reader, &server, object, &member_pointer(parent, name));
     let entry = match (reader.finish(Path::new("")), entry) {
         (Err(problems), _) => {
             let reasons: Vec<_> = problems.problems.iter().map(Problem::to_string).collect();

@@ -3,11 +3,11 @@
 //! `jsonc-parser` gives the tree and its offsets. What has to be plain JSON is checked by
 //! serde_json first, whose messages name what was expected.
 
-use crate::error::{Problem, ProblemKind, Problems, printable};
+use crate::error::{Problem, ProblemKind, Problems};
 use jsonc_parser::ast::{Object, ObjectProp, Value};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
-use osvm_policy::Location;
+use osvm_policy::{Location, member_pointer, printable};
 use serde::de::IgnoredAny;
 use std::collections::HashMap;
 use std::path::Path;
@@ -93,16 +93,6 @@ pub(crate) fn kind(value: &Value<'_>) -> &'static str {
         Value::Object(_) => "an object",
         Value::Array(_) => "a list",
         Value::NullKeyword(_) => "null",
-    }
-}
-
-/// `name` below `parent`.
-pub(crate) fn below(parent: &str, name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    match (name.is_empty() || !name.chars().all(plain), parent.is_empty()) {
-        (true, _) => format!("{parent}[\"{}\"]", printable(name)),
-        (false, true) => name.to_owned(),
-        (false, false) => format!("{parent}.{name}"),
     }
 }
 
@@ -193,7 +183,7 @@ impl<'t> Reader<'t> {
         let object = self.object(value, pointer)?;
         let mut pairs = Vec::with_capacity(object.properties.len());
         for ObjectProp { name, value, .. } in &object.properties {
-            let pointer = below(pointer, name.as_str());
+            let pointer = member_pointer(pointer, name.as_str());
             let text = self.string(value, &pointer)?;
             if let Err(reason) = check(name.as_str(), &text) {
                 // The value may be a secret, so the message has the name only.

@@ -4,10 +4,10 @@
 //! of one of osvm's is a problem, because leaving it out would change what runs.
 
 use crate::entry::{Entry, Http, Stdio, Target, is_builtin};
-use crate::error::{ProblemKind, printable};
-use crate::json::{Reader, below};
+use crate::error::ProblemKind;
+use crate::json::Reader;
 use jsonc_parser::ast::{Object, Value};
-use osvm_policy::nearest;
+use osvm_policy::{member_pointer, nearest, printable};
 
 /// Members that osvm reads. Another name that is near to one of these is a slip.
 const OURS: [&str; 5] =
@@ -93,12 +93,12 @@ impl<'o, 'a> Fields<'_, '_, 'o, 'a> {
 
     fn string(&mut self, name: &str) -> Option<String> {
         let value = self.get(name)?;
-        self.reader.string(value, &below(self.pointer, name))
+        self.reader.string(value, &member_pointer(self.pointer, name))
     }
 
     fn bool(&mut self, name: &str) -> Option<bool> {
         let value = self.get(name)?;
-        self.reader.bool(value, &below(self.pointer, name))
+        self.reader.bool(value, &member_pointer(self.pointer, name))
     }
 
     fn pairs(
@@ -106,8 +106,9 @@ impl<'o, 'a> Fields<'_, '_, 'o, 'a> {
         name: &str,
         check: impl FnMut(&str, &str) -> Result<(), &'static str>,
     ) -> Vec<(String, String)> {
-        let pairs =
-            self.get(name).map(|value| self.reader.pairs(value, &below(self.pointer, name), check));
+        let pairs = self
+            .get(name)
+            .map(|value| self.reader.pairs(value, &member_pointer(self.pointer, name), check));
         pairs.flatten().unwrap_or_default()
     }
 
@@ -115,7 +116,7 @@ impl<'o, 'a> Fields<'_, '_, 'o, 'a> {
     fn transport(&mut self, name: &str) -> Option<Kind> {
         let written = match self.get("type") {
             Some(value) => {
-                let pointer = below(self.pointer, "type");
+                let pointer = member_pointer(self.pointer, "type");
                 let word = self.reader.string(value, &pointer)?;
                 match known_transport(&word) {
                     Ok(kind) => Some(kind),
@@ -162,11 +163,11 @@ impl<'o, 'a> Fields<'_, '_, 'o, 'a> {
         if let (Some(text), Some(value)) = (&command, self.get("command"))
             && (text.is_empty() || text.contains('\0'))
         {
-            let pointer = below(self.pointer, "command");
+            let pointer = member_pointer(self.pointer, "command");
             self.reader.invalid(value, &pointer, text, "this is no program");
         }
         let args = match self.get("args") {
-            Some(value) => self.reader.strings(value, &below(self.pointer, "args"))?,
+            Some(value) => self.reader.strings(value, &member_pointer(self.pointer, "args"))?,
             None => Vec::new(),
         };
         Some(Stdio {
@@ -192,14 +193,19 @@ impl<'o, 'a> Fields<'_, '_, 'o, 'a> {
         };
         let url = self.string(name)?;
         if let (Err(reason), Some(value)) = (check_url(&url), self.get(name)) {
-            self.reader.invalid(value, &below(self.pointer, name), &url, reason);
+            self.reader.invalid(value, &member_pointer(self.pointer, name), &url, reason);
             return None;
         }
         let bearer_from_secret = self.string("bearerFromSecret");
         if let (Some(secret), Some(value)) = (&bearer_from_secret, self.get("bearerFromSecret"))
             && let Err(reason) = secret_name(secret)
         {
-            self.reader.invalid(value, &below(self.pointer, "bearerFromSecret"), "…", reason);
+            self.reader.invalid(
+                value,
+                &member_pointer(self.pointer, "bearerFromSecret"),
+                "…",
+                reason,
+            );
         }
         Some(Http {
             url,

@@ -5,11 +5,11 @@
 //! says that they are.
 
 use crate::entry::{Entry, Http, Stdio, Target};
-use crate::error::printable;
 use crate::import::{Imported, usable_name};
 use crate::read;
 use crate::source::{Source, npm, pypi};
 use jsonc_parser::ast::{Array, Object};
+use osvm_policy::printable;
 
 pub(crate) fn import(root: &Object<'_>) -> Imported {
     let mut imported = Imported::default();

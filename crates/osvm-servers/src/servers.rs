@@ -3,12 +3,12 @@
 use crate::edit::{self, EditError};
 use crate::entry::{BUILTIN, Entry, Target, is_name};
 use crate::environment::FromEnvironment;
-use crate::error::{Problem, ProblemKind, Problems, ServersError, printable};
+use crate::error::{Problem, ProblemKind, Problems, ServersError};
 use crate::file;
-use crate::json::{self, Dialect, Reader, below};
+use crate::json::{self, Dialect, Reader};
 use crate::plain::Plain;
 use crate::read;
-use osvm_policy::Location;
+use osvm_policy::{Location, member_pointer, printable};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,7 @@ impl Servers {
         let mut entries = Vec::new();
         for property in servers.into_iter().flat_map(|servers| &servers.properties) {
             let name = property.name.as_str();
-            let pointer = below(ROOT, name);
+            let pointer = member_pointer(ROOT, name);
             if !is_name(name) {
                 reader.problem(property, ROOT, ProblemKind::BadName { name: printable(name) });
                 continue;

@@ -3,7 +3,7 @@
 //! Everything here ends up on the command line of another program, so names are checked
 //! character by character and never begin with `-`.
 
-use crate::error::printable;
+use osvm_policy::printable;
 use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
