@@ -120,6 +120,7 @@ impl LongGuest for Egress {
         if !self.persistent {
             drop(state);
             self.end();
+            self.outside.services.ended(call.behalf.call, &call.behalf.trace);
         }
     }
 }
@@ -296,10 +297,14 @@ impl Egress {
         call.ok_or_else(|| RpcError::new(HOST_METHOD_DENIED, "the guest works for no call"))
     }
 
-    /// Something that a persistent guest asked for is done: the calls in flight have it in their
-    /// traces. What is done for a call is the runtime's to settle.
+    /// Something that a guest asked for is done. If the guest is persistent, the calls in flight
+    /// have it in their traces.
     fn settle(&self, behalf: &OnBehalf) {
         if !self.persistent {
+            // Its call may be over by now: what was begun since then, nobody else would end.
+            if self.lock().ended {
+                self.outside.services.ended(behalf.call, &behalf.trace);
+            }
             return;
         }
         self.outside.services.ended(behalf.call, &behalf.trace);

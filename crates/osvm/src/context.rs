@@ -13,7 +13,7 @@ use osvm_receipts::Receipts;
 use osvm_rules::pins::Pins;
 use osvm_rules::{Approvals, Prompt, RuleFile, Rules};
 use osvm_runtime::calls::CallLogs;
-use osvm_runtime::{Dirs, Parts, Runtime};
+use osvm_runtime::{Dirs, LongGuests, Parts, Runtime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::{debug, info};
@@ -25,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) printer: Printer,
     /// The flags.
     pub(crate) global: Global,
+    /// The guests of this process that may ask on behalf of calls.
+    pub(crate) guests: LongGuests,
 }
 
 impl Context {
@@ -109,7 +111,8 @@ impl Context {
         let cids = config.cid_range();
         let gate = Arc::new(self.rules(&config, env).with_prompt(prompt));
         let ledger = Arc::new(Receipts::new(self.receipts_dir(env)));
-        Ok(Runtime::new(Parts { config, backend, host, gate, ledger, dirs, cids }))
+        let parts = Parts { config, backend, host, gate, ledger, dirs, cids };
+        Ok(Runtime::new(parts).with_guests(self.guests.clone()))
     }
 
     /// The image store that `config` names.

@@ -13,7 +13,7 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::microvm::{InMicroVm, MicroVms, ready};
+use crate::microvm::{InMicroVm, MicroVms, outside, ready};
 use crate::printer::causes;
 use crate::servers::{self, Configured};
 use crate::trust;
@@ -147,7 +147,8 @@ fn key(config: &Config, name: &str) -> String {
     let resolved = config.resolve(name, "");
     let memory = (resolved.memory_mb, resolved.origins.get("memory_mb"));
     let place = (resolved.life, &resolved.image, resolved.idle, &resolved.server_command);
-    format!("{memory:?} {place:?} {:?}", resolved.env_vars)
+    let network = outside::key(config, name);
+    format!("{memory:?} {place:?} {:?} {network}", resolved.env_vars)
 }
 
 impl HostedServer {

@@ -36,6 +36,7 @@ use crate::command::{Outcome, Status};
 use crate::context::Context;
 use crate::printer::Printer;
 use clap::Parser;
+use osvm_runtime::LongGuests;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -59,7 +60,7 @@ fn start(printer: Printer, Cli { mut global, command }: Cli) -> Outcome {
         global.backend = BackendName::from_environment()?;
     }
     logging::start(&global)?;
-    run(Context { printer, global }, &command)
+    run(Context { printer, global, guests: LongGuests::default() }, &command)
 }
 
 fn run(context: Context, command: &Command) -> Outcome {

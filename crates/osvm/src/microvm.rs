@@ -19,6 +19,7 @@
 
 mod build_line;
 mod idle;
+pub(crate) mod outside;
 
 use crate::backend;
 use crate::broker;
@@ -30,7 +31,7 @@ use idle::Reaper;
 use osvm_image::Digest;
 use osvm_image::linux::LinuxStore;
 use osvm_microvm::snapshots::Snapshots;
-use osvm_microvm::{Cloned, GuestFiles, Host, MicroVmError, Persistent, Recipe};
+use osvm_microvm::{Cloned, GuestFiles, Host, MicroVmError, Outside, Persistent, Recipe};
 use osvm_policy::{Config, Env, ExecutionMode, Life, Origin, Resolved};
 use osvm_qemu::QemuLinux;
 use osvm_runtime::Dirs;
@@ -94,13 +95,14 @@ impl MicroVms {
         let resolved = config.resolve(&configured.name, "");
         let written = *resolved.origins.get("memory_mb") != Origin::BuiltIn;
         let memory = written.then_some(resolved.memory_mb);
-        self.place_as(context, configured, Wish { resolved, memory, ready })
+        self.place_as(context, config, configured, Wish { resolved, memory, ready })
     }
 
     /// The server as somebody wants it to live.
     pub(crate) fn place_as(
         &self,
         context: &Context,
+        config: &Config,
         configured: &Configured,
         Wish { resolved, memory, ready }: Wish,
     ) -> Result<InMicroVm, Failure> {
@@ -110,6 +112,7 @@ impl MicroVms {
         plain.extend(resolved.env_vars.iter().cloned());
         let placed = Arc::new(Placed {
             build: build_line::of(&resolved.image, &configured.entry),
+            outside: outside::of(context, &env, config, &resolved),
             plain,
             secret,
             memory,
@@ -213,6 +216,7 @@ pub(crate) struct Placed {
     resolved: Resolved,
     /// What builds its image.
     build: String,
+    outside: Option<Outside>,
     plain: Vec<(String, String)>,
     secret: Vec<(String, String)>,
     memory: Option<u32>,
@@ -343,11 +347,10 @@ impl Placed {
         recipe.env.retain(|(name, _)| self.plain.iter().all(|(own, _)| own != name));
         recipe.env.extend(self.plain.iter().cloned());
         recipe.secrets.clone_from(&self.secret);
-        for (option, there) in [
-            ("mounts", !resolved.mounts.is_empty()),
-            ("network_enabled", resolved.network_enabled),
-            ("vcpus", resolved.vcpus > 1),
-        ] {
+        recipe.network = self.outside.is_some();
+        for (option, there) in
+            [("mounts", !resolved.mounts.is_empty()), ("vcpus", resolved.vcpus > 1)]
+        {
             if there {
                 let server = &resolved.server;
                 tracing::warn!(server, option, "has no effect in a Linux microVM yet");
@@ -361,7 +364,10 @@ impl Placed {
         let logs = logs(&shared.dirs);
         let private = osvm_runtime::private_dir(&logs);
         private.map_err(|error| cannot("no folder for its log", error.hint(), error))?;
-        let host = Host::new(shared.backend()?, shared.dirs.run.clone(), Some(logs));
+        let mut host = Host::new(shared.backend()?, shared.dirs.run.clone(), Some(logs));
+        if let Some(outside) = &self.outside {
+            host = host.with_outside(outside.clone());
+        }
         match self.resolved.life {
             Life::Persistent => Ok(How::Persistent(Arc::new(Persistent::new(host, recipe)))),
             Life::Clone => {

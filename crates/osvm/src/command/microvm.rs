@@ -58,7 +58,7 @@ fn place(context: &Context, args: &MicrovmLaunch) -> Result<InMicroVm, Failure> 
     let written = *resolved.origins.get("memory_mb") != osvm_policy::Origin::BuiltIn;
     let memory = args.memory.or_else(|| written.then_some(resolved.memory_mb));
     let wish = Wish { resolved, memory, ready: 0 };
-    MicroVms::new(context, &env).place_as(context, &configured, wish)
+    MicroVms::new(context, &env).place_as(context, &config, &configured, wish)
 }
 
 /// Starts it, and says what it is.
