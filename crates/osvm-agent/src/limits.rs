@@ -9,7 +9,7 @@ pub const MAX_PROMPT: usize = 1024 * 1024;
 pub(crate) const MAX_LINE: usize = 32 * 1024 * 1024;
 
 /// Longest answer of a model, in bytes of text and arguments together.
-pub(crate) const MAX_TURN: usize = 4 * 1024 * 1024;
+pub const MAX_TURN: usize = 4 * 1024 * 1024;
 
 /// What one prompt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,11 +12,13 @@
 
 mod anthropic;
 mod openai;
+mod reading;
 mod sse;
 
 use crate::conversation::{Call, Message};
 use crate::limits::MAX_TURN;
 use crate::peer::{Heard, Peer, PeerError, within};
+pub use reading::Reading;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::thread;
@@ -50,12 +52,15 @@ pub struct Usage {
 
 /// What a model said at once.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
-    pub(crate) text: String,
-    pub(crate) calls: Vec<Call>,
-    pub(crate) usage: Usage,
+pub struct Turn {
+    /// Its words.
+    pub text: String,
+    /// The calls it asks for.
+    pub calls: Vec<Call>,
+    /// What it took.
+    pub usage: Usage,
     /// Whether it was cut off by its own limit of tokens.
-    pub(crate) cut: bool,
+    pub cut: bool,
 }
 
 /// A tool as a model is told of it.
@@ -209,25 +214,11 @@ impl Model {
         let plain = |error: PeerError| (ModelError::from(error), None);
         let provider = self.provider;
         let waiting = peer.ask("host/model", |_| Params { provider, body }).map_err(plain)?;
-        let mut events = sse::Events::default();
-        let mut assembly: Box<dyn Assembly> = match provider {
-            Provider::OpenAi => Box::<openai::Assembled>::default(),
-            Provider::Anthropic => Box::<anthropic::Assembled>::default(),
-        };
-        let mut bytes = 0_usize;
+        let mut reading = Reading::new(provider);
         loop {
             match waiting.next(deadline).map_err(plain)? {
                 Heard::Piece(piece) => {
-                    bytes = bytes.saturating_add(piece.len());
-                    // Each token comes wrapped in a lot of JSON.
-                    if MAX_TURN.saturating_mul(32) < bytes {
-                        return Err((ModelError::TooLong, None));
-                    }
-                    for data in events.take(&piece) {
-                        if let Some(text) = assembly.event(&data).map_err(|error| (error, None))? {
-                            say(&text);
-                        }
-                    }
+                    reading.take(&piece, say).map_err(|error| (error, None))?;
                 }
                 Heard::Progress(_) => {}
                 Heard::Cancelled => return Err(plain(PeerError::Cancelled)),
@@ -237,7 +228,7 @@ impl Model {
                 Heard::Answer(Ok(answer)) => {
                     let answer: Answer = serde_json::from_str(answer.get()).unwrap_or_default();
                     if answer.status == 200 {
-                        return assembly.finish().map_err(|error| (error, None));
+                        return reading.finish().map_err(|error| (error, None));
                     }
                     let asked = answer.retry_after_ms.map(Duration::from_millis);
                     let message = message_of(&answer.body);

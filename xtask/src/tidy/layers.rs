@@ -48,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "osvm-fuzz",
         &[
+            "osvm-agent",
             "osvm-broker",
             "osvm-gateway",
             "osvm-image",

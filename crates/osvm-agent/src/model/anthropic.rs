@@ -201,7 +201,7 @@ impl Assembled {
     fn length(&self) -> usize {
         let lengths = self.blocks.iter().map(|block| match block {
             Block::Text(text) => text.len(),
-            Block::Call { name, arguments, .. } => name.len() + arguments.len(),
+            Block::Call { id, name, arguments } => id.len() + name.len() + arguments.len(),
             Block::Other => 0,
         });
         lengths.sum()
@@ -283,6 +283,9 @@ impl Assembly for Assembled {
         for block in self.blocks {
             match block {
                 Block::Text(text) => turn.text.push_str(&text),
+                Block::Call { name, .. } if name.is_empty() => {
+                    return Err(ModelError::Rubbish { what: "a call without a name".into() });
+                }
                 Block::Call { id, name, arguments: text } => {
                     turn.calls.push(Call { id, name, arguments: arguments(&text) });
                 }

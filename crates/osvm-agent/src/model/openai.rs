@@ -181,7 +181,8 @@ struct DeltaFunction {
 
 impl Assembled {
     fn length(&self) -> usize {
-        let calls = self.calls.iter().map(|call| call.name.len() + call.arguments.len());
+        let calls =
+            self.calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len());
         self.text.len() + calls.sum::<usize>()
     }
 

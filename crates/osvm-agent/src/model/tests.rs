@@ -134,6 +134,11 @@ fn rubbish_and_failures_in_a_stream_are_errors() {
     assert!(matches!(assemble(Provider::OpenAi, &far), Err(ModelError::Rubbish { .. })));
     let far = [r#"{"type":"content_block_start","index":9,"content_block":{"type":"text"}}"#];
     assert!(matches!(assemble(Provider::Anthropic, &far), Err(ModelError::Rubbish { .. })));
+    let no_name = [
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"c","name":""}}"#,
+        r#"{"type":"message_stop"}"#,
+    ];
+    assert!(matches!(assemble(Provider::Anthropic, &no_name), Err(ModelError::Rubbish { .. })));
     let no_name =
         [r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]},"finish_reason":"tool_calls"}]}"#];
     assert!(matches!(assemble(Provider::OpenAi, &no_name), Err(ModelError::Rubbish { .. })));
