@@ -52,11 +52,20 @@ impl Printer {
 
     /// Writes a result and ends the line.
     pub(crate) fn result(self, text: &str) -> Result<(), Failure> {
+        Self::stdout(text, if text.ends_with('\n') { "" } else { "\n" })
+    }
+
+    /// Writes a piece of a result as it comes; the line goes on.
+    pub(crate) fn piece(self, text: &str) -> Result<(), Failure> {
+        Self::stdout(text, "")
+    }
+
+    fn stdout(text: &str, end: &str) -> Result<(), Failure> {
         let text = if io::stdout().is_terminal() { escape(text) } else { Cow::Borrowed(text) };
         let mut out = io::stdout().lock();
         let written = out
             .write_all(text.as_bytes())
-            .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+            .and_then(|()| out.write_all(end.as_bytes()))
             .and_then(|()| out.flush());
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -155,12 +155,7 @@ impl AgentPlace for MicroVm {
 }
 
 /// A copy of the µVM-1 that was saved; the first time it is booted and saved before.
-fn launch(
-    host: Host,
-    recipe: Recipe,
-    home: &Path,
-    printer: Printer,
-) -> Result<Link, LaunchError> {
+fn launch(host: Host, recipe: Recipe, home: &Path, printer: Printer) -> Result<Link, LaunchError> {
     let (deadline, never) = (Instant::now() + START, Stop::default());
     let copied = Cloned::new(host.clone(), recipe.clone(), 0).map(|cloned| {
         let cloned = cloned.with_snapshots(snapshots(home));

@@ -3,6 +3,8 @@
 //! # Invariants
 //!
 //! - stdout has answers, or with `--json` events, one on a line; everything else is on stderr.
+//! - On a terminal the model's words are written as they come, whether or not calls follow them. A
+//!   pipe gets the answer alone, when it is there.
 
 use super::calls::{Calls, planned};
 use super::feed::{Answer, Feed, Happening, Outcome, Question, Work};
@@ -12,6 +14,7 @@ use super::words;
 use crate::command::Status;
 use crate::failure::Failure;
 use crate::printer::Printer;
+use osvm_agent::conversation::Message;
 use osvm_agent::{Event, MAX_PROMPT, Usage};
 use osvm_supervisor::Failure as NoAnswer;
 use serde::Serialize;
@@ -19,7 +22,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use signal_hook::consts::SIGINT;
 use std::collections::VecDeque;
-use std::io::{self, BufRead as _, Read as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Instant;
@@ -55,6 +58,12 @@ pub(crate) struct Plain<'s> {
     ended: bool,
     /// Whether the last call that ended did so with an error.
     failed: bool,
+    /// Whether the model's words are written as they come.
+    streams: bool,
+    /// Whether it has said something since its last call.
+    said: bool,
+    /// Whether what was written last is to go on.
+    open: bool,
 }
 
 impl<'s> Plain<'s> {
@@ -76,6 +85,9 @@ impl<'s> Plain<'s> {
             typed: VecDeque::new(),
             ended: false,
             failed: false,
+            streams: !look.json && io::stdout().is_terminal(),
+            said: false,
+            open: false,
         }
     }
 
@@ -101,10 +113,9 @@ impl<'s> Plain<'s> {
                     self.json(&json!({"outcome": answer}))?;
                 } else {
                     let Outcome { text, calls, .. } = Outcome::read(&answer);
-                    if !text.is_empty() {
-                        self.printer.result(&text)?;
-                    } else if plan && calls == 0 {
-                        self.printer.note("nothing would be called");
+                    self.result(&text)?;
+                    if text.is_empty() && plan && calls == 0 {
+                        self.note("nothing would be called")?;
                     }
                 }
                 // Without a model the tool is what was asked.
@@ -148,9 +159,7 @@ impl<'s> Plain<'s> {
                     End::Left(signal) => return Ok(interrupted(signal)),
                     End::Answered(answer) => {
                         let Outcome { text, .. } = Outcome::read(&answer);
-                        if !text.is_empty() {
-                            self.printer.result(&text)?;
-                        }
+                        self.result(&text)?;
                         self.printer.note(&self.session.status.text());
                     }
                     End::Failed(failure) if failure.code == NoAnswer::CANCELLED => {
@@ -189,15 +198,19 @@ impl<'s> Plain<'s> {
     /// Has the agent do something, and prints what happens meanwhile.
     fn work(&mut self, work: Work) -> Result<End, Failure> {
         self.session.begin(work);
+        self.said = false;
         let mut interrupted = false;
         loop {
             match self.happenings.recv() {
                 Err(_) => return Ok(End::Left(SIGINT)),
                 Ok(Happening::Answered(Ok(answer))) => return Ok(End::Answered(answer)),
-                Ok(Happening::Answered(Err(failure))) => return Ok(End::Failed(failure)),
+                Ok(Happening::Answered(Err(failure))) => {
+                    self.end_line()?;
+                    return Ok(End::Failed(failure));
+                }
                 Ok(Happening::Signal(SIGINT)) if !interrupted => {
                     interrupted = true;
-                    self.printer.note("cancelling …");
+                    self.note("cancelling …")?;
                     self.answer(Answer::No);
                     self.session.cancel();
                 }
@@ -210,7 +223,10 @@ impl<'s> Plain<'s> {
     fn take(&mut self, happening: Happening) -> Result<(), Failure> {
         match happening {
             Happening::Event(event) => self.event(&event)?,
-            Happening::Asked(question) => self.ask(question),
+            Happening::Asked(question) => {
+                self.end_line()?;
+                self.ask(question);
+            }
             Happening::Line(line) => {
                 self.questions.retain(|question| !question.is_over());
                 if self.questions.is_empty() {
@@ -272,26 +288,50 @@ impl<'s> Plain<'s> {
             return self.json(event);
         }
         match event {
+            Event::Text { text } if self.streams => {
+                self.printer.piece(&words::clean(text))?;
+                self.said = true;
+                self.open = !text.ends_with('\n');
+            }
+            Event::CallStarted { .. } => self.said = false,
             Event::Plan { calls, .. } => {
                 for call in calls {
-                    self.printer.note(&format!("→ {}", planned(call)));
+                    self.note(&format!("→ {}", planned(call)))?;
                 }
             }
-            Event::Note { message } => self.printer.note(&format!("· {}", words::clean(message))),
-            Event::Message {
-                message: osvm_agent::conversation::Message::Assistant { text, calls },
-            } if !calls.is_empty() && !text.is_empty() => {
-                self.printer.note(&words::beginning(&words::clean(text)));
+            Event::Note { message } => self.note(&format!("· {}", words::clean(message)))?,
+            Event::Message { message: Message::Assistant { text, calls } }
+                if !self.streams && !calls.is_empty() && !text.is_empty() =>
+            {
+                self.note(&words::beginning(&words::clean(text)))?;
             }
             _ => {}
         }
         if let Some(done) = done {
-            self.printer.note(&done.words());
+            self.note(&done.words())?;
             if done.is_error {
-                self.printer.note(&format!("  {}", words::brief(&done.text, 300)));
+                self.note(&format!("  {}", words::brief(&done.text, 300)))?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the answer, unless it was written as it came.
+    fn result(&mut self, text: &str) -> Result<(), Failure> {
+        self.end_line()?;
+        if self.said || text.is_empty() { Ok(()) } else { self.printer.result(text) }
+    }
+
+    /// Writes a line for people.
+    fn note(&mut self, text: &str) -> Result<(), Failure> {
+        self.end_line()?;
+        self.printer.note(text);
+        Ok(())
+    }
+
+    /// Ends the line that was to go on.
+    fn end_line(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.open) { self.printer.piece("\n") } else { Ok(()) }
     }
 
     fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
