@@ -4,6 +4,7 @@
 use crate::unique::unix_ns;
 use osvm_protocol::PROTOCOL_VERSION;
 use osvm_protocol::code::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
+use osvm_protocol::linux::workspace;
 use osvm_protocol::linux::{Exit, Health, Info, Log, Stop, Wake, Woken, method};
 use osvm_protocol::message::{self, Id, Message, Request, RpcError};
 use serde::Serialize;
@@ -23,6 +24,8 @@ pub(crate) enum Order {
     Freeze,
     Wake(Wake),
     Stop(Stop),
+    WorkspaceReady,
+    WorkspaceChanges,
 }
 
 /// When this guest got how far, since its kernel started.
@@ -58,6 +61,8 @@ fn order(request: &Request<'_>) -> Result<Order, RpcError> {
         method::FREEZE => Order::Freeze,
         method::WAKE => Order::Wake(params(request)?),
         method::STOP => Order::Stop(params(request)?),
+        workspace::method::READY => Order::WorkspaceReady,
+        workspace::method::CHANGES => Order::WorkspaceChanges,
         other => {
             let text = format!("PID 1 has no method `{other}`");
             return Err(RpcError::new(METHOD_NOT_FOUND, text));

@@ -3,6 +3,7 @@
 //! ```text
 //! kernel ──▶ osvm-init (PID 1) ── /osvm.json: what to start
 //!               │ mounts, loopback, switch root
+//!               │ workspace: files of the host, if there are some
 //!               ├──▶ osvm-init launch ──exec──▶ server, own user, no new privileges
 //!               └──▶ relay: stream ◀──▶ stdin, stdout, stderr; requests of the host; net
 //! ```
@@ -30,6 +31,7 @@ mod random;
 mod relay;
 mod server;
 mod unique;
+mod workspace;
 
 use rustix::system::{RebootCommand, reboot};
 use std::fmt::Display;
@@ -67,9 +69,15 @@ fn run() -> Result<(), Error> {
     let channel = channel::open(orders.channel)?;
     let hooks = unique::Hooks::new(orders.hooks)?;
     let net = orders.network.then(net::Net::new).transpose()?;
+    let workspace = orders.workspace.clone();
+    let workspace = workspace.map(|place| workspace::Workspace::new(place, orders.uid));
+    let mut workspace = workspace.transpose()?;
+    if let Some(first) = workspace.as_mut().filter(|workspace| workspace.is_first()) {
+        first.fill_first(&channel)?;
+    }
     let server = server::start(&orders, hooks.env())?;
     let times = control::Times { kernel: started, server: mounts::uptime() };
-    relay::Relay::new(channel, server, hooks, net, times).run()
+    relay::Relay::new(channel, server, hooks, (net, workspace), times).run()
 }
 
 /// Without ACPI a machine is stopped by resetting it: the host takes that for the end.

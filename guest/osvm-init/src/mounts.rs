@@ -89,6 +89,10 @@ fn furnish(orders: &Orders) -> Result<(), Error> {
     if orders.network {
         name_resolver()?;
     }
+    if let Some(place) = &orders.workspace {
+        let options = format!("size={size}m,mode=0755");
+        mount_at("workspace", &place.path, "tmpfs", PLAIN, &options)?;
+    }
     for path in &orders.own {
         make_dir(path)?;
         let (user, group) = (Uid::from_raw(orders.uid), Gid::from_raw(orders.uid));

@@ -30,6 +30,9 @@ fn parse(text: &[u8]) -> Result<Orders, String> {
     if orders.uid == 0 {
         return Err("the server may not be root".into());
     }
+    if orders.workspace.as_ref().is_some_and(|place| !place.path.starts_with('/')) {
+        return Err("the workspace has no absolute path".into());
+    }
     Ok(orders)
 }
 

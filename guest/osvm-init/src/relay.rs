@@ -12,6 +12,7 @@ use crate::control::{self, Order, Times};
 use crate::net::Net;
 use crate::server::{ENDED_LEN, Ended, Server, signal_all};
 use crate::unique::{self, Hooks};
+use crate::workspace::Workspace;
 use crate::{Error, ending};
 use osvm_protocol::frame;
 use osvm_protocol::linux::{self, MAX_LINE, Stop};
@@ -49,6 +50,7 @@ pub(crate) struct Relay {
     stderr: Lines,
     hooks: Hooks,
     net: Option<Net>,
+    workspace: Option<Workspace>,
     times: Times,
     frozen: bool,
     waking: Option<Waking>,
@@ -93,7 +95,7 @@ impl Relay {
         channel: OwnedFd,
         server: Server,
         hooks: Hooks,
-        net: Option<Net>,
+        (net, workspace): (Option<Net>, Option<Workspace>),
         times: Times,
     ) -> Self {
         Self {
@@ -106,6 +108,7 @@ impl Relay {
             stderr: Lines::default(),
             hooks,
             net,
+            workspace,
             times,
             frozen: false,
             waking: None,
@@ -123,6 +126,9 @@ impl Relay {
             self.read_server();
             self.hooks.serve();
             self.serve_net();
+            if let Some(workspace) = &mut self.workspace {
+                workspace.serve(&mut self.outbox);
+            }
             self.finish_wake();
             self.go_on_stopping();
             self.see_end();
@@ -160,6 +166,9 @@ impl Relay {
             fds.push(PollFd::new(&self.server.ended, PollFlags::IN));
         }
         let deadline = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        // What is still to be sent waits for nothing but room.
+        let busy = self.workspace.as_ref().is_some_and(Workspace::is_sending);
+        let deadline = if busy && self.outbox.is_empty() { Some(Duration::ZERO) } else { deadline };
         let timeout = deadline.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -214,6 +223,11 @@ impl Relay {
 
     /// Answers of the host and what it says of streams are the network's, the rest is for PID 1.
     fn hear(&mut self, payload: &[u8]) {
+        if let Some(workspace) = &mut self.workspace
+            && let Some(said) = linux::workspace::read(payload)
+        {
+            return workspace.take(said);
+        }
         let Some(net) = &mut self.net else { return self.obey(payload) };
         if let Some((stream, said)) = linux::net::read(payload) {
             return net.said(stream, said, &mut self.outbox);
@@ -247,6 +261,14 @@ impl Relay {
                 self.stop(stop);
                 control::answer(&id, &())
             }
+            Order::WorkspaceReady | Order::WorkspaceChanges => match &mut self.workspace {
+                None => control::failure(&id, "this guest has no workspace"),
+                Some(workspace) if order == Order::WorkspaceReady => workspace.ready_answer(&id),
+                Some(workspace) => match workspace.send_changes(id) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                },
+            },
             Order::Wake(_) if self.waking.is_some() => {
                 control::failure(&id, "another wake is not over yet")
             }
