@@ -33,16 +33,16 @@ pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Err(format!("they call unikernels, and `/dev/kvm` can't be opened: {error}")));
     }
-    let npm = packages::npm(project, "clients")?;
-    let node = packages::node(project)?;
-    let pythons = (packages::python(project, "python1")?, packages::python(project, "python2")?);
-    let ((npm, node), (one, two)) = match (npm, node, pythons) {
-        (Ok(npm), Ok(node), (Ok(one), Ok(two))) => ((npm, node), (one, two)),
-        (Err(missing), ..) | (_, Err(missing), _) => return Ok(Err(missing)),
-        (_, _, (Err(missing), _) | (_, Err(missing))) => return Ok(Err(missing)),
+    let wanted = ["clients", "conformance", "python1", "python2"];
+    let packages = match packages::had(project, &wanted)? {
+        Ok(packages) => packages,
+        Err(missing) => return Ok(Err(missing)),
     };
-    let stage = Stage::new(project, "clients")?;
+    let node = packages.node();
+    // The embedded VMM whichever is the fastest here: a small tool starts soonest in it.
+    let stage = Stage::new(project, "clients")?.with_backend("kvm");
     let stage = stage.with_programs_of(node.parent().context("Node.js is in no folder")?);
+    let npm = packages.npm("clients");
     let clients = Clients { npm, node, stage: &stage, offline: can_go_offline() };
     if !clients.offline {
         printer::note("  the clients keep their network: this user can't take it away");
@@ -66,7 +66,8 @@ pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
     run("inspector, under load", clients.inspector_load());
     let client = |name: &str| project.root.join("xtask/mcp").join(name).join("client.py");
     let (first, second) = (client("python1"), client("python2"));
-    run("Python SDK 1", clients.python(&one, &first, None, "2025-11-25"));
+    run("Python SDK 1", clients.python(&packages.python("python1"), &first, None, "2025-11-25"));
+    let two = packages.python("python2");
     run("Python SDK 2", clients.python(&two, &second, Some("auto"), "2026-07-28"));
     run("Python SDK 2, old era", clients.python(&two, &second, Some("legacy"), "2025-11-25"));
     Ok(Ok(tally))
@@ -84,7 +85,7 @@ struct Clients<'a> {
 impl Clients<'_> {
     /// The program checks the health of its servers without a model or an account.
     fn claude(&self) -> Result<String> {
-        let program = self.npm.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude");
+        let program = self.npm.join("@anthropic-ai/claude-code-linux-x64/claude");
         let serve = self.stage.serve(&[]);
         let mut add = self.stage.command(&program);
         add.args(["mcp", "add", "--scope", "user", "osvm", "--", &serve.command]).args(&serve.args);
@@ -150,8 +151,7 @@ impl Clients<'_> {
     fn inspector(&self, era: &str, arguments: &[&str]) -> Result<Value> {
         let serve = self.stage.serve(&["--servers", "system"]);
         let mut inspector = self.stage.command(&self.node);
-        let launcher =
-            "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js";
+        let launcher = "@modelcontextprotocol/inspector/clients/launcher/build/index.js";
         inspector.arg(self.npm.join(launcher)).args(["--cli", &serve.command]).args(&serve.args);
         inspector.args(["--protocol-era", era]).args(arguments);
         let said = self.said(inspector)?;
@@ -162,13 +162,13 @@ impl Clients<'_> {
 
     fn python(
         &self,
-        environment: &Path,
+        python: &Path,
         script: &Path,
         mode: Option<&str>,
         version: &str,
     ) -> Result<String> {
         let serve = self.stage.serve(&["--servers", "system"]);
-        let mut client = self.stage.command(environment.join("bin/python"));
+        let mut client = self.stage.command(python);
         client.arg(script).args(mode).arg(&serve.command).args(&serve.args);
         let said = self.said(client)?;
         let seen: Value = serde_json::from_str(&said.stdout).with_context(|| {

@@ -69,17 +69,17 @@ pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
 }
 
 fn measure(project: &Project, revision: Option<&str>) -> Result<Result<Tally, Missing>> {
-    let (suite, node) = match (packages::npm(project, "conformance")?, packages::node(project)?) {
-        (Ok(suite), Ok(node)) => (suite, node),
-        (Err(missing), _) | (_, Err(missing)) => return Ok(Err(missing)),
+    let packages = match packages::had(project, &["conformance"])? {
+        Ok(packages) => packages,
+        Err(missing) => return Ok(Err(missing)),
     };
-    let package = suite.join("node_modules/@modelcontextprotocol/conformance");
+    let package = packages.npm("conformance").join("@modelcontextprotocol/conformance");
     let stage = Stage::new(project, "conformance")?;
     let fixture = stage::fixture(project, "osvm-fixture")?;
     stage.add("fixture", &Program::new(&fixture, [] as [&str; 0]))?;
     let serving = stage.serve_http(&["--no-prefix", "--servers", "fixture"])?;
     let client = fixture.with_file_name("conformance-client");
-    let suite = Suite { package, node, stage: &stage };
+    let suite = Suite { package, node: packages.node(), stage: &stage };
     let mut tally = Tally::default();
     for revision in REVISIONS.into_iter().filter(|one| revision.is_none_or(|only| only == *one)) {
         let arguments = ["--url".into(), serving.url.clone()];

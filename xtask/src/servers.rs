@@ -9,7 +9,7 @@
 //! What is never the same twice, in one call each: the times and the process environment that
 //! `server-everything` and `server-filesystem` tell, the time that `mcp-server-time` is there for.
 
-use crate::packages::{self, Missing};
+use crate::packages::{self, Missing, Packages};
 use crate::project::Project;
 use crate::stage::{self, Program, Stage};
 use crate::tally::Tally;
@@ -52,19 +52,14 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
 
 /// Compares all of them. `Err` in the inner result is why none can be run here.
 pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
-    let npm = packages::npm(project, "servers")?;
-    let node = packages::node(project)?;
-    let python = packages::python(project, "python2")?;
-    let (npm, node, python) = match (npm, node, python) {
-        (Ok(npm), Ok(node), Ok(python)) => (npm, node, python),
-        (Err(missing), _, _) | (_, Err(missing), _) | (_, _, Err(missing)) => {
-            return Ok(Err(missing));
-        }
+    let packages = match packages::had(project, &["conformance", "python2", "servers"])? {
+        Ok(packages) => packages,
+        Err(missing) => return Ok(Err(missing)),
     };
     let compare = stage::fixture(project, "compare-servers")?;
     let folder = project.root.join("target/mcp/work");
     let mut tally = Tally::default();
-    for server in servers(&npm, &node, &python.join("bin/python"), &folder) {
+    for server in servers(&packages, &folder) {
         printer::note(&format!("\n  {}", server.name));
         tally += one(project, &compare, &folder, &server)
             .with_context(|| format!("cannot compare `{}`", server.name))?;
@@ -110,9 +105,11 @@ fn one(project: &Project, compare: &Path, folder: &Path, server: &Compared) -> R
     Ok(tally)
 }
 
-fn servers(npm: &Path, node: &Path, python: &Path, folder: &Path) -> [Compared; 5] {
+fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
+    let (npm, node, python) =
+        (packages.npm("servers"), &packages.node(), &packages.python("python2"));
     let script = |name: &str| {
-        let script = format!("node_modules/@modelcontextprotocol/{name}/dist/index.js");
+        let script = format!("@modelcontextprotocol/{name}/dist/index.js");
         npm.join(script).display().to_string()
     };
     let at = |path: &str| folder.join(path).display().to_string();

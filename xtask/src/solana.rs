@@ -6,8 +6,8 @@
 //! - What is installed is pinned by version and by hash (`xtask/solana/requirements.txt`).
 //! - The environment is there as a whole or not at all: it is marked when it is complete.
 
-use crate::process;
 use crate::project::Project;
+use crate::{packages, process};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::process::Command;
@@ -26,14 +26,8 @@ pub(crate) fn set_up(project: &Project) -> Result<Result<(), String>> {
     if home.exists() {
         fs::remove_dir_all(&home).context("cannot remove the last Python environment")?;
     }
-    if !process::succeeds(Command::new("python3").args(["-m", "venv"]).arg(&home)) {
-        return Ok(Err("install Python 3.10 or later with `apt-get install python3-venv`".into()));
-    }
-    let mut pip = Command::new(home.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
-    if !process::succeeds(&mut pip) {
-        return Ok(Err("`pip` can't install what `xtask/solana/requirements.txt` names".into()));
+    if let Err(missing) = packages::python_environment(&home, &requirements)? {
+        return Ok(Err(missing));
     }
     let node = project.root.join("xtask/solana/node.py");
     if !process::succeeds(Command::new(home.join("bin/python")).arg(node).args(["address", "1"])) {

@@ -19,6 +19,7 @@ pub(crate) struct Stage {
     osvm: PathBuf,
     home: PathBuf,
     path: String,
+    backend: Option<&'static str>,
 }
 
 /// A program that tests run without knowing how it was built.
@@ -58,13 +59,18 @@ impl Stage {
             .install(guest::IMAGE_NAME, &image, Some(&executor))
             .context("cannot install the guest image: `cargo xtask guest` builds it")?;
         let path = std::env::var("PATH").context("`PATH` is not set")?;
-        Ok(Self { osvm, home, path })
+        Ok(Self { osvm, home, path, backend: None })
     }
 
     /// The same with `folder` first on its `PATH`.
     pub(crate) fn with_programs_of(mut self, folder: &Path) -> Self {
         self.path = format!("{}:{}", folder.display(), self.path);
         self
+    }
+
+    /// The same with this backend, whichever osvm would choose.
+    pub(crate) fn with_backend(self, backend: &'static str) -> Self {
+        Self { backend: Some(backend), ..self }
     }
 
     pub(crate) fn home(&self) -> &Path {
@@ -102,11 +108,13 @@ impl Stage {
 
     fn env(&self) -> Vec<(String, String)> {
         let text = |path: &Path| path.display().to_string();
-        vec![
+        let mut env = vec![
             ("HOME".into(), text(&self.home)),
             ("XDG_RUNTIME_DIR".into(), text(&self.home.join("run"))),
             ("PATH".into(), self.path.clone()),
-        ]
+        ];
+        env.extend(self.backend.map(|backend| ("OSVM_BACKEND".into(), backend.into())));
+        env
     }
 
     /// Starts `osvm mcp serve --http` without a token, at a port that is free.
@@ -147,11 +155,12 @@ impl Drop for Serving {
     }
 }
 
-/// The programs of package `osvm-fixture`, built.
+/// The programs of package `osvm-fixture`, built the way that the tests of the workspace build them:
+/// asked for alone, what they depend on would have other features, and be built again.
 pub(crate) fn fixture(project: &Project, program: &str) -> Result<PathBuf> {
     let mut cargo = process::cargo(&project.root);
-    cargo.args(["build", "--quiet", "--locked", "--package", "osvm-fixture"]);
-    process::run(&mut cargo)?;
+    cargo.args(["test", "--quiet", "--locked", "--workspace", "--no-run"]);
+    process::run(cargo.args(["--test", "fixture_programs"]))?;
     Ok(project.target.join("debug").join(program))
 }
 

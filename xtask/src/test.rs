@@ -51,9 +51,18 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     run.step("documentation tests", || steps::doc_tests(project));
     run.step("guest tests", || steps::guest_tests(project));
     run.step("demo and scripts", || steps::scripts(project));
-    run.step("conformance", || steps::if_had("conformance", crate::conformance::check(project)?));
-    run.step("other clients", || steps::if_had("other clients", crate::clients::check(project)?));
-    run.step("other servers", || steps::if_had("other servers", crate::servers::check(project)?));
+    let mut missing = None;
+    run.step("npm, PyPI", || steps::packages(project, &mut missing));
+    let missing = missing.as_ref();
+    run.step("conformance", || {
+        steps::with_packages(missing, "conformance", || crate::conformance::check(project))
+    });
+    run.step("other clients", || {
+        steps::with_packages(missing, "other clients", || crate::clients::check(project))
+    });
+    run.step("other servers", || {
+        steps::with_packages(missing, "other servers", || crate::servers::check(project))
+    });
     run.step("test-host", || steps::in_test_host(project));
     run.step("fuzzing", || crate::fuzz::check(project, steps::FUZZ_SECS));
     run.step("dependencies", || steps::deny(project));

@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`.
 
 use super::{Outcome, skipped};
-use crate::packages::Missing;
+use crate::packages::{self, Missing};
 use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
@@ -76,9 +76,9 @@ pub(super) fn clippy(project: &Project) -> Outcome {
     let mut host = clippy("");
     host.args(["--workspace", "--all-targets"]);
     let mut tested = clippy("guest");
-    tested.args(packages(GUEST_TESTED)).args(["--all-targets", "--all-features"]);
+    tested.args(selected(GUEST_TESTED)).args(["--all-targets", "--all-features"]);
     let mut bare = clippy("guest");
-    bare.args(packages(GUEST_BARE)).args(["--release", "--target", KERNEL]);
+    bare.args(selected(GUEST_BARE)).args(["--release", "--target", KERNEL]);
     let mut tally = Tally::default();
     for mut cargo in [host, tested, bare] {
         cargo.args(["--", "--deny", "warnings"]);
@@ -117,10 +117,10 @@ pub(super) fn doc_tests(project: &Project) -> Outcome {
 /// What of the guest can be tested outside a VM.
 pub(super) fn guest_tests(project: &Project) -> Outcome {
     let mut cargo = test_command(&project.guest());
-    cargo.args(packages(GUEST_TESTED)).args(["--locked", "--no-fail-fast", "--all-features"]);
+    cargo.args(selected(GUEST_TESTED)).args(["--locked", "--no-fail-fast", "--all-features"]);
     let mut tally = counted(cargo)?;
     let mut doc = process::cargo(&project.guest());
-    doc.args(["test", "--doc", "--locked", "--quiet"]).args(packages(GUEST_TESTED));
+    doc.args(["test", "--doc", "--locked", "--quiet"]).args(selected(GUEST_TESTED));
     tally += counted(doc)?;
     Ok(tally)
 }
@@ -147,8 +147,19 @@ pub(super) fn scripts(project: &Project) -> Outcome {
     Ok(tally)
 }
 
+/// Installs, all at once, what the steps after it run. Sets `missing` where it can't be had.
+pub(super) fn packages(project: &Project, missing: &mut Option<Missing>) -> Outcome {
+    *missing = packages::had(project, &packages::ALL)?.err();
+    Ok(Tally::default())
+}
+
 /// A step that needs packages of npm and PyPI, counted as skipped where they can't be had.
-pub(super) fn if_had(what: &str, outcome: Result<Tally, Missing>) -> Outcome {
+pub(super) fn with_packages(
+    missing: Option<&Missing>,
+    what: &str,
+    step: impl FnOnce() -> Result<Result<Tally, Missing>>,
+) -> Outcome {
+    let outcome = missing.map_or_else(step, |missing| Ok(Err(missing.clone())))?;
     Ok(outcome.unwrap_or_else(|missing| skipped(what, &missing, required("packages"))))
 }
 
@@ -204,7 +215,7 @@ fn test_command(directory: &Path) -> Command {
     cargo
 }
 
-fn packages(names: &[&'static str]) -> impl Iterator<Item = &'static str> {
+fn selected(names: &[&'static str]) -> impl Iterator<Item = &'static str> {
     names.iter().flat_map(|name| ["--package", name])
 }
 

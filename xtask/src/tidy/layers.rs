@@ -25,7 +25,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("osvm-secrets", &[]),
     ("osvm-broker", &["osvm-policy", "osvm-protocol", "osvm-runtime"]),
     // Linux microVMs as the far end of an MCP link.
-    ("osvm-microvm", &["osvm-image", "osvm-policy", "osvm-protocol", "osvm-runtime", "osvm-upstream", "osvm-vmm"]),
+    (
+        "osvm-microvm",
+        &[
+            "osvm-image",
+            "osvm-policy",
+            "osvm-protocol",
+            "osvm-runtime",
+            "osvm-upstream",
+            "osvm-vmm",
+        ],
+    ),
     // The ways to ask for calls.
     ("osvm-upstream", &["osvm-protocol"]),
     ("osvm-receipts", &["osvm-protocol", "osvm-runtime"]),
