@@ -29,6 +29,7 @@ mod mcp_exchange;
 mod mcp_servers;
 mod mcp_upstream;
 mod microvm;
+mod microvm_fetch;
 mod output;
 mod policy;
 mod prove;

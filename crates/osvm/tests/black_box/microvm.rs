@@ -13,17 +13,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A server, and what it is made of.
-struct Sample {
-    name: &'static str,
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
     /// How `osvm image build` gets it.
-    build: &'static [&'static str],
+    pub(crate) build: &'static [&'static str],
     /// The entry's command, which tells how it could be built.
-    command: &'static [&'static str],
+    pub(crate) command: &'static [&'static str],
     /// The program that runs on the host, below `target/mcp`.
-    direct: &'static [&'static str],
-    env: &'static [(&'static str, &'static str)],
+    pub(crate) direct: &'static [&'static str],
+    pub(crate) env: &'static [(&'static str, &'static str)],
     /// Calls that give the same answer each time.
-    calls: &'static [(&'static str, &'static str)],
+    pub(crate) calls: &'static [(&'static str, &'static str)],
 }
 
 const MEMORY: Sample = Sample {
@@ -90,19 +90,19 @@ impl Sample {
     }
 }
 
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }
 
 /// Says what is missing; that fails where `OSVM_REQUIRE` wants it.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
     let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
     assert!(!required.contains("microvm"), "OSVM_REQUIRE names microvm: {why}");
 }
 
 /// A user with kernel, QEMU and the image of a server; `options` are those of the isolation config.
-fn home(sample: &Sample, options: &Value) -> Option<Home> {
+pub(crate) fn home(sample: &Sample, options: &Value) -> Option<Home> {
     let home = home_without_image()?;
     build(&home, sample)?;
     configure(&home, sample, options);
@@ -163,7 +163,7 @@ fn servers(home: &Home, servers: &Value) {
 }
 
 /// `osvm` in that home, which also finds QEMU.
-fn osvm(home: &Home, args: &[&str]) -> Command {
+pub(crate) fn osvm(home: &Home, args: &[&str]) -> Command {
     let mut command = home.osvm_std(args);
     command.env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
     command
@@ -171,7 +171,7 @@ fn osvm(home: &Home, args: &[&str]) -> Command {
 
 /// The envelope of one call.
 #[track_caller]
-fn call(home: &Home, server: &str, tool: &str, arguments: &str) -> Value {
+pub(crate) fn call(home: &Home, server: &str, tool: &str, arguments: &str) -> Value {
     let args = ["mcp", "call-tool", server, tool, arguments, "--json", "--no-daemon"];
     let Output { stdout, stderr, .. } = osvm(home, &args).output().unwrap();
     serde_json::from_slice(&stdout)
