@@ -93,7 +93,10 @@ impl LinuxBackend for QemuLinux {
     fn identity(&self) -> Result<String, BootError> {
         let host = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = command::cpu_model(&host);
-        let mhz = tsc::khz().map_or_else(|| "unknown".to_owned(), |khz| (khz.saturating_add(500) / 1000).to_string());
+        let mhz = tsc::khz().map_or_else(
+            || "unknown".to_owned(),
+            |khz| (khz.saturating_add(500) / 1000).to_string(),
+        );
         Ok(format!("{} {}; {model}; TSC {mhz} MHz", self.name(), self.version()?))
     }
 

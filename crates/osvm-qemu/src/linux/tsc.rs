@@ -7,8 +7,11 @@ use quanta::Clock;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long is measured: each microsecond of error at either end is then 10 parts per million.
-const WHILE: Duration = Duration::from_millis(100);
+/// How long is measured: each 100 ns of error at either end is then 5 parts per million.
+const WHILE: Duration = Duration::from_millis(20);
+
+/// Readings of counter and clock, of which the best counts. Each takes some 100 ns.
+const READINGS: u32 = 64;
 
 /// The paces of real counters, in kHz. Outside is a clock that only counts nanoseconds.
 const REAL: std::ops::RangeInclusive<u64> = 1_000_100..=9_999_999;
@@ -21,10 +24,24 @@ pub(super) fn khz() -> Option<u64> {
 
 fn measure() -> Option<u64> {
     let clock = Clock::new();
-    let (first, began) = (clock.raw(), Instant::now());
+    let (first, began) = both(&clock);
     std::thread::sleep(WHILE);
-    let (last, took) = (clock.raw(), began.elapsed());
+    let (last, ended) = both(&clock);
+    let took = ended.saturating_duration_since(began);
     pace(last.checked_sub(first)?, took).filter(|khz| REAL.contains(khz))
+}
+
+/// Counter and clock at the same moment: of some readings the one that took the shortest, because a
+/// host that is busy may stop us between the two.
+fn both(clock: &Clock) -> (u64, Instant) {
+    let read = |_| {
+        let before = clock.raw();
+        let now = Instant::now();
+        let took = clock.raw().saturating_sub(before);
+        (took, (before.saturating_add(took / 2), now))
+    };
+    let shortest = (0..READINGS).map(read).min_by_key(|(took, _)| *took);
+    shortest.map_or_else(|| (clock.raw(), Instant::now()), |(_, reading)| reading)
 }
 
 fn pace(cycles: u64, took: Duration) -> Option<u64> {
