@@ -142,10 +142,12 @@ impl Call {
         let has_token = speaking.token.is_some();
         let voice = Arc::new(Voice::new(client, facts, of, speaking));
         call.client = voice.facts.name.clone();
-        // A server that is not started for the call has nothing to tell before it is called.
-        if has_token && (matches!(target, Target::Image) || place == RunMode::MicroVm) {
+        if has_token {
             let tool = format!("{}/{}", call.server, call.tool);
-            call.observer = Some(Arc::new(Watcher { voice: Arc::clone(&voice), tool, place }));
+            // A server that is not started for the call has no start to tell of.
+            let starts = matches!(target, Target::Image) || place == RunMode::MicroVm;
+            let voice = Arc::clone(&voice);
+            call.observer = Some(Arc::new(Watcher { voice, tool, place, starts }));
         }
         let report = match target {
             Target::Image => gateway.runtime.call(&call, voice.cancel()),
@@ -177,18 +179,23 @@ fn hosted<'a>(
     HostedTool { gateway, member, tool, voice, params, annotations }
 }
 
-/// Tells a client how far the start of its call is.
+/// Tells a client what its call waits for.
 #[derive(Debug)]
 struct Watcher {
     voice: Arc<Voice>,
     tool: String,
     place: RunMode,
+    starts: bool,
 }
 
 impl Observer for Watcher {
     fn stage(&self, stage: Stage) {
         let tool = &self.tool;
         match (stage, self.place) {
+            (Stage::Asking, _) => self
+                .voice
+                .step(&format!("`{tool}` waits for your approval: `osvm approvals ls` shows it")),
+            _ if !self.starts => {}
             (Stage::Booting, RunMode::Unikernel | RunMode::MicroVm) => {
                 self.voice.step(&format!("starting a virtual machine for `{tool}`"));
             }

@@ -26,8 +26,9 @@ const KEPT: Duration = Duration::from_secs(600);
 /// Pause between two looks for an answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long before the end of the call the question is given up, so that there is time to say so.
-const MARGIN: Duration = Duration::from_millis(50);
+/// How long a person who is there may take. Elsewhere somebody has to come first, and has as long as
+/// the tool would have.
+const THINKING: Duration = Duration::from_secs(600);
 
 /// Longest piece of the arguments that is shown, in bytes.
 const MAX_SHOWN: usize = 4096;
@@ -41,6 +42,11 @@ const ALWAYS: &str = "always.json";
 pub trait Prompt: fmt::Debug + Send + Sync {
     /// Waits for the answer; `None` when there is none before `is_over`.
     fn ask(&self, pending: &Pending, is_over: &dyn Fn() -> bool) -> Option<bool>;
+
+    /// Whether there is a person, who needs time to think.
+    fn is_there(&self) -> bool {
+        true
+    }
 }
 
 /// The questions of one user.
@@ -56,7 +62,7 @@ pub struct Pending {
     pub id: String,
     /// When it was asked, RFC 3339, UTC.
     pub time: String,
-    /// When the call that asks ends, RFC 3339, UTC.
+    /// When the call that asks waits no longer, RFC 3339, UTC.
     pub until: String,
     /// Who calls, as it says itself.
     pub client: String,
@@ -98,9 +104,10 @@ pub(crate) enum Answered {
 }
 
 impl Pending {
-    pub(crate) fn new(ask: &Question<'_>, rule: &str, why: &str) -> Self {
+    /// The question whether a call may run, which waits until `end`.
+    pub(crate) fn new(ask: &Question<'_>, end: Instant, rule: &str, why: &str) -> Self {
         let now = SystemTime::now();
-        let left = ask.deadline.saturating_duration_since(Instant::now());
+        let left = end.saturating_duration_since(Instant::now());
         let time = |time| humantime::format_rfc3339_seconds(time).to_string();
         let arguments = ask.arguments.get();
         let digest = Digest::of(arguments.as_bytes()).to_string();
@@ -119,6 +126,13 @@ impl Pending {
             rule: rule.into(),
         }
     }
+}
+
+/// When a question that is asked now is given up: whoever calls may set a limit of `deadline`.
+pub(crate) fn end(prompt: Option<&dyn Prompt>, deadline: Instant) -> Instant {
+    let there = prompt.is_some_and(Prompt::is_there);
+    let thought = Instant::now() + THINKING;
+    if there { thought.max(deadline) } else { deadline }
 }
 
 /// Short, and the same for the same question.
@@ -203,13 +217,14 @@ impl Approvals {
         files::write(&path, &all).map_err(io)
     }
 
-    /// Asks, and waits for the answer until the deadline.
+    /// Asks, says so to `asking`, and waits for the answer until `end`.
     pub(crate) fn wait(
         &self,
         pending: &Pending,
         prompt: Option<&dyn Prompt>,
-        deadline: Instant,
+        end: Instant,
         cancel: &Cancel,
+        asking: impl FnOnce(),
     ) -> Result<Answered, ApprovalError> {
         private_dir(&self.dir)?;
         let path = self.dir.join(ALWAYS);
@@ -231,8 +246,8 @@ impl Approvals {
             pending.tool,
             pending.id
         );
-        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        let is_over = || cancel.is_cancelled() || deadline <= Instant::now();
+        asking();
+        let is_over = || cancel.is_cancelled() || end <= Instant::now();
         let is_answered = || is_over() || self.path(&pending.id, "answer").exists();
         if let Some(allow) = prompt.and_then(|prompt| prompt.ask(pending, &is_answered)) {
             self.forget(&pending.id);

@@ -1,15 +1,15 @@
 //! The gate: rules and approvals behind the runtime's [`Gate`].
 
-use crate::approvals::{Answered, Approvals, Pending, Prompt};
+use crate::approvals::{Answered, Approvals, Pending, Prompt, end};
 use crate::error::PolicyError;
 use crate::evaluate::{Asked, Verdict, evaluate};
 use crate::policies::Policies;
 use crate::rates::Rates;
-use osvm_runtime::{Gate, Permit, Question, Refusal};
+use osvm_runtime::{Gate, Permit, Question, Refusal, Stage};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where the rules are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,13 +120,22 @@ impl Rules {
     }
 
     fn asked_for(&self, ask: &Question<'_>, rule: String, why: &str) -> Result<Permit, Refusal> {
-        let pending = Pending::new(ask, &rule, why);
-        let (server, tool, id) = (ask.server, ask.tool, &pending.id);
         let prompt = self.prompt.as_deref();
-        let answered = self.approvals.wait(&pending, prompt, ask.deadline, ask.cancel);
+        let (begun, end) = (Instant::now(), end(prompt, ask.deadline));
+        let pending = Pending::new(ask, end, &rule, why);
+        let (server, tool, id) = (ask.server, ask.tool, &pending.id);
+        let asking = || {
+            if let Some(observer) = ask.observer {
+                observer.stage(Stage::Asking);
+            }
+        };
+        let answered = self.approvals.wait(&pending, prompt, end, ask.cancel, asking);
         let refuse = |reason, hint| Refusal { rule: Some(rule.clone()), reason, hint };
         match answered {
-            Ok(Answered::Yes) => Ok(Permit { rule: Some(format!("{rule}, approved by a person")) }),
+            Ok(Answered::Yes) => Ok(Permit {
+                rule: Some(format!("{rule}, approved by a person")),
+                waited: begun.elapsed(),
+            }),
             Ok(Answered::No) => {
                 Err(refuse(format!("`{server}/{tool}` was not approved by the user"), None))
             }
@@ -149,7 +158,7 @@ impl Gate for Rules {
     fn decide(&self, ask: &Question<'_>) -> Result<Permit, Refusal> {
         let (server, tool) = (ask.server, ask.tool);
         match self.verdict(ask)? {
-            Verdict::Allow { rule } => Ok(Permit { rule }),
+            Verdict::Allow { rule } => Ok(Permit { rule, waited: Duration::ZERO }),
             Verdict::Ask { rule, why } => self.asked_for(ask, rule, &why),
             Verdict::Deny { rule, reason } => {
                 let by = rule.as_ref().map(|rule| format!(": {rule}")).unwrap_or_default();

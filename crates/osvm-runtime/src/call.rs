@@ -277,6 +277,7 @@ impl Run<'_> {
             deadline: self.deadline,
             cancel: self.cancel,
             annotations,
+            observer: self.call.observer.as_deref(),
         });
         // Whoever waited for a person has to look up before going on.
         self.still_wanted()?;
@@ -284,6 +285,8 @@ impl Run<'_> {
         if let Some(rule) = &permit.rule {
             info!(rule, "the call is permitted");
         }
+        // The time of a person is not the tool's.
+        self.deadline = self.deadline.checked_add(permit.waited).unwrap_or(self.deadline);
         self.permit = Some(permit);
         if self.deadline <= Instant::now() {
             return Err(CallError::Deadline { limit: self.policy.timeout, phase: Phase::Permit });
@@ -299,10 +302,8 @@ impl Run<'_> {
         let guest = self.guest(&recipe)?;
         let Isolation { cid, backend, .. } = self.isolation;
         self.call.stage(Stage::Running { cid, backend });
-        let mut left = Left::default();
         self.began = true;
-        let (called, keep) = guest.call(&self.exchange(), &mut left);
-        self.left = left;
+        let (called, keep) = self.run_in(guest, &recipe);
         self.isolation.call = called.outcome.is_ok().then_some(called.call);
         self.isolation.guest_memory_kb = called.usage.guest_memory_kb;
         if called.outcome.is_ok() {
@@ -424,9 +425,12 @@ impl Run<'_> {
         Ok(answer)
     }
 
+    fn header(&self) -> Header {
+        Header::new(self.id, &self.call.server, &self.call.tool, self.isolation.mode.as_str())
+    }
+
     fn begin_log(&mut self, facts: impl FnOnce(&mut Header)) -> Result<std::fs::File, CallError> {
-        let mode = self.isolation.mode.as_str();
-        let mut header = Header::new(self.id, &self.call.server, &self.call.tool, mode);
+        let mut header = self.header();
         facts(&mut header);
         let log = self.runtime.logs.begin(header)?;
         let console = log.console()?;

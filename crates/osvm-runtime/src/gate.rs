@@ -2,18 +2,18 @@
 
 use crate::cancel::Cancel;
 use crate::id::CallId;
-use crate::tool_call::ClientName;
+use crate::tool_call::{ClientName, Observer};
 use osvm_policy::Resolved;
 use osvm_protocol::tool::Annotations;
 use serde_json::value::RawValue;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Decides about calls. Asked once for each call, before anything is started for it.
 pub trait Gate: fmt::Debug + Send + Sync {
-    /// Lets the call run, or not. May wait for a person until the deadline, or until the call is
-    /// cancelled; a refusal of a cancelled call is told as its cancellation.
+    /// Lets the call run, or not. May wait for a person, beyond the deadline too, but not longer
+    /// than the call is wanted; a refusal of a cancelled call is told as its cancellation.
     ///
     /// # Errors
     ///
@@ -42,6 +42,8 @@ pub struct Question<'a> {
     pub cancel: &'a Cancel,
     /// What the tool says about itself, if that is known.
     pub annotations: Option<&'a Annotations>,
+    /// Who wants to hear that the call waits.
+    pub observer: Option<&'a dyn Observer>,
 }
 
 /// The call may run.
@@ -49,6 +51,8 @@ pub struct Question<'a> {
 pub struct Permit {
     /// What says so, if it is more than the isolation config.
     pub rule: Option<String>,
+    /// How long a person took to say so. The call's deadline is that much later.
+    pub waited: Duration,
 }
 
 /// The call may not run.

@@ -20,7 +20,8 @@
 //! - Once: a guest serves one call ([`guest::Ready::call`] consumes it), and is gone before the
 //!   report is there, or as soon as its [`Remains`] are dropped.
 //! - True: every figure of a report was measured in this call; what did not happen is `null`.
-//! - On time: `timeout_secs` covers all of it, waiting for a CID included.
+//! - On time: `timeout_secs` covers all of it, waiting for a CID included, but for the time that a
+//!   person takes to let it run.
 //!
 //! # Not here
 //!

@@ -96,6 +96,8 @@ pub trait Observer: fmt::Debug + Send + Sync {
 /// How far a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// A person has been asked whether it may run.
+    Asking,
     /// It has been permitted, and what runs the tool is being started or found.
     Booting,
     /// What runs the tool is up, and is asked now.

@@ -72,6 +72,7 @@ fn ask(
         deadline: Instant::now() + patience,
         cancel,
         annotations: Some(&Annotations::default()),
+        observer: None,
     })
 }
 
@@ -88,7 +89,7 @@ const PAY: &str = r#"permit(principal, action, resource);
 #[test]
 fn without_a_file_everything_passes_but_what_asks_by_itself() {
     let home = Home::new(None);
-    assert_eq!(home.ask("fs/rm", "{}", LONG), Ok(Permit { rule: None }));
+    assert_eq!(home.ask("fs/rm", "{}", LONG), Ok(Permit::default()));
     assert!(!home.dir.path().join("state").exists(), "nothing is kept that nobody needs");
     let refusal = home.ask("solana/send_transaction", "{}", SHORT).unwrap_err();
     assert!(refusal.reason.contains("nobody answered in time"), "{refusal}");
@@ -115,7 +116,7 @@ fn rules_that_change_are_read_anew() {
     let refusal = ask().unwrap_err();
     assert!(refusal.reason.contains("forbids") && refusal.hint.is_some(), "{refusal}");
     std::fs::remove_file(home.file()).unwrap();
-    assert_eq!(ask(), Ok(Permit { rule: None }));
+    assert_eq!(ask(), Ok(Permit::default()));
 }
 
 #[test]
@@ -213,11 +214,11 @@ fn a_person_at_the_terminal_is_asked_and_so_is_everybody_else() {
             self.0
         }
     }
-    for says in [Some(true), Some(false), None] {
+    for says in [true, false] {
         let mut home = Home::new(Some(PAY));
-        home.prompt = Some(Arc::new(Says(says)));
-        assert_eq!(home.ask("pay/send", "{}", SHORT).is_ok(), says == Some(true));
-        assert_eq!(home.approvals().list().unwrap().is_empty(), says.is_some());
+        home.prompt = Some(Arc::new(Says(Some(says))));
+        assert_eq!(home.ask("pay/send", "{}", SHORT).is_ok(), says);
+        assert!(home.approvals().list().unwrap().is_empty());
     }
     let mut home = Home::new(Some(PAY));
     home.prompt = Some(Arc::new(Says(None)));
@@ -226,6 +227,46 @@ fn a_person_at_the_terminal_is_asked_and_so_is_everybody_else() {
         home.approvals().answer(&home.waiting().id, true, false).unwrap();
         assert!(call.join().unwrap().is_ok());
     });
+}
+
+#[test]
+fn a_person_who_is_there_may_think_for_longer_than_the_tool_may_work() {
+    /// Answers after so long, where `there`; else knows nobody to ask.
+    #[derive(Debug)]
+    struct Slow {
+        there: bool,
+    }
+    impl Prompt for Slow {
+        fn ask(&self, _pending: &Pending, is_over: &dyn Fn() -> bool) -> Option<bool> {
+            self.there.then(|| std::thread::sleep(3 * SHORT))?;
+            (!is_over()).then_some(true)
+        }
+        fn is_there(&self) -> bool {
+            self.there
+        }
+    }
+    let mut home = Home::new(Some(PAY));
+    home.prompt = Some(Arc::new(Slow { there: true }));
+    let permit = home.ask("pay/send", "{}", SHORT).unwrap();
+    assert!(3 * SHORT <= permit.waited, "{permit:?}");
+    home.prompt = Some(Arc::new(Slow { there: false }));
+    let begun = Instant::now();
+    assert!(home.ask("pay/send", "{}", SHORT).is_err());
+    assert!(SHORT <= begun.elapsed() && begun.elapsed() < LONG / 2);
+}
+
+#[test]
+fn what_an_answer_took_is_told_and_an_answer_that_was_there_took_none() {
+    let home = Home::new(Some(PAY));
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| home.ask("pay/send", "{}", LONG));
+        let pending = home.waiting();
+        std::thread::sleep(SHORT);
+        home.approvals().answer(&pending.id, true, true).unwrap();
+        assert!(SHORT <= call.join().unwrap().unwrap().waited);
+    });
+    let known = home.ask("pay/send", "{}", SHORT).unwrap();
+    assert!(known.waited < SHORT, "{known:?}");
 }
 
 #[test]

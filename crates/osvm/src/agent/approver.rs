@@ -119,6 +119,10 @@ impl Prompt for Approver {
         }
         Some(answer != Answer::No)
     }
+
+    fn is_there(&self) -> bool {
+        self.person.is_some()
+    }
 }
 
 /// The supervisor's end of the queue.

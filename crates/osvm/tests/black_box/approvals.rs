@@ -1,7 +1,8 @@
 //! Calls that wait for a person, who answers from another process.
 
+use crate::client::Client;
 use crate::support::{Home, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use snapbox::str;
 use std::fs;
 use std::process::{Child, Output};
@@ -116,6 +117,25 @@ fn a_call_that_nobody_answers_in_time_does_not_run_but_may_be_made_again() {
     home.osvm(["approvals", "allow", pending["id"].as_str().unwrap()]).assert().code(0);
     let again = echo(&home, "hi");
     assert_eq!(ended(again).0, Some(0));
+}
+
+#[test]
+fn a_client_is_told_that_its_call_waits_for_a_person() {
+    let home = home();
+    let mut client = Client::connect(&home);
+    let mut params = json!({"name": "system__echo", "arguments": {"text": "hi"}});
+    params["_meta"]["progressToken"] = "token".into();
+    client.request(2, "tools/call", params);
+    let waits = client.next();
+    assert_eq!(waits["method"], "notifications/progress");
+    let message = waits["params"]["message"].as_str().unwrap();
+    assert!(message.starts_with("`system/echo` waits for your approval"), "{message}");
+    let pending = waiting(&home);
+    home.osvm(["approvals", "allow", pending["id"].as_str().unwrap()]).assert().code(0);
+    let starts = client.next();
+    assert_eq!(starts["params"]["message"], "starting a virtual machine for `system/echo`");
+    assert_eq!(client.next()["params"]["progress"], 3);
+    assert_eq!(client.next()["result"]["structuredContent"]["text"], "hi");
 }
 
 #[test]

@@ -36,16 +36,24 @@ impl Ledger for Books {
     }
 }
 
-/// Lets nobody through who calls tool `secret`.
+/// Lets nobody through who calls tool `unserved`, and asks a slow person where there is little time.
 #[derive(Debug)]
 struct Keeper;
+
+/// The `timeout_secs` that a slow person uses up.
+const TIGHT: Duration = Duration::from_secs(1);
 
 impl Gate for Keeper {
     fn decide(&self, ask: &Question<'_>) -> Result<Permit, Refusal> {
         let rule = Some("rule 1".to_owned());
         match ask.tool {
             "unserved" => Err(Refusal { rule, reason: "no".into(), hint: Some("ask".into()) }),
-            _ => Ok(Permit { rule }),
+            _ if ask.policy.timeout == TIGHT => {
+                // A person who takes all the time that the tool has.
+                std::thread::sleep(TIGHT);
+                Ok(Permit { rule, waited: TIGHT })
+            }
+            _ => Ok(Permit { rule, waited: Duration::ZERO }),
         }
     }
 }
@@ -130,6 +138,14 @@ fn every_call_leaves_one_record_however_it_ends() {
         assert_eq!(record.isolation.vm_pid.is_some(), exit == "result");
         assert_eq!(*watched.ended.lock().unwrap(), [report.call]);
     }
+}
+
+#[test]
+fn a_tool_has_all_its_time_however_long_a_person_took() {
+    let watched = watched(Fake::new(), r#"{"system":{"timeout_secs":1}}"#);
+    let report = watched.call("system", "echo", r#"{"text":"hi"}"#);
+    assert_eq!(result(&report), r#"{"text":"hi"}"#);
+    assert!(TIGHT <= report.isolation.total.unwrap(), "the report tells the whole time");
 }
 
 #[test]
