@@ -7,6 +7,7 @@ use crate::line::Hash;
 use crate::read::Receipt;
 use osvm_runtime::Reach;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::time::UNIX_EPOCH;
 
 /// Version of the schema.
@@ -116,12 +117,15 @@ fn whole_millis(millis: f64) -> Value {
 /// The hosts and files that were reached, each once.
 fn observables(reaches: &[Reach]) -> Option<Value> {
     const HOSTNAME: u32 = 1;
+    const ADDRESS: u32 = 2;
     const FILE: u32 = 45;
     let mut seen: Vec<(&str, u32, &str)> = reaches
         .iter()
         .filter_map(|reach| match reach {
             Reach::Http { host, .. } => {
-                Some(("unmapped.reaches.http.host", HOSTNAME, host.as_str()))
+                let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+                let kind = if is_address { ADDRESS } else { HOSTNAME };
+                Some(("unmapped.reaches.http.host", kind, host.as_str()))
             }
             Reach::File { path, .. } => Some(("unmapped.reaches.file.path", FILE, path.as_str())),
             Reach::Other { .. } => None,
@@ -130,7 +134,11 @@ fn observables(reaches: &[Reach]) -> Option<Value> {
     seen.sort_unstable();
     seen.dedup();
     let observable = |(name, type_id, value)| {
-        let kind = if type_id == HOSTNAME { "Hostname" } else { "File Path" };
+        let kind = match type_id {
+            HOSTNAME => "Hostname",
+            ADDRESS => "IP Address",
+            _ => "File Path",
+        };
         json!({ "name": name, "type_id": type_id, "type": kind, "value": value })
     };
     (!seen.is_empty()).then(|| seen.into_iter().map(observable).collect())
@@ -171,6 +179,76 @@ mod tests {
             assert_eq!(event.pointer(pointer), Some(&expected), "{pointer}");
         }
         assert_eq!(event["observables"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn every_event_has_what_its_class_requires_and_only_words_of_the_schema() {
+        for (decision, exit) in [("allow", "result"), ("deny", "denied"), ("none", "arguments")] {
+            let mut receipt: Receipt = serde_json::from_str(RECEIPT).unwrap();
+            (receipt.decision, receipt.exit) = (decision.into(), exit.into());
+            let event = event(&receipt, &Hash::NONE);
+            // Required by API Activity and what it extends; `metadata` and `api` by their objects.
+            for pointer in [
+                "/activity_id",
+                "/actor",
+                "/api/operation",
+                "/category_uid",
+                "/class_uid",
+                "/metadata/product",
+                "/metadata/version",
+                "/severity_id",
+                "/src_endpoint",
+                "/time",
+                "/type_uid",
+            ] {
+                assert!(event.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer}");
+            }
+            // The class, what every event has, and what the profile adds.
+            let known = [
+                "action",
+                "action_id",
+                "activity_id",
+                "activity_name",
+                "actor",
+                "api",
+                "category_name",
+                "category_uid",
+                "class_name",
+                "class_uid",
+                "disposition",
+                "disposition_id",
+                "duration",
+                "metadata",
+                "observables",
+                "policy",
+                "resources",
+                "severity",
+                "severity_id",
+                "src_endpoint",
+                "status",
+                "status_code",
+                "status_detail",
+                "status_id",
+                "time",
+                "type_name",
+                "type_uid",
+                "unmapped",
+            ];
+            for name in event.as_object().unwrap().keys() {
+                assert!(known.contains(&name.as_str()), "`{name}` is no attribute of the class");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_no_host_name() {
+        let receipt = RECEIPT.replace(r#""host":"h""#, r#""host":"127.0.0.1""#);
+        let event = event(&serde_json::from_str(&receipt).unwrap(), &Hash::NONE);
+        let observable = &event["observables"][0];
+        assert_eq!(
+            (&observable["type_id"], &observable["type"]),
+            (&json!(2), &json!("IP Address"))
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::plain::Plain;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Servers whose tools are in the unikernel image: always there, unless an entry disables them.
 pub const BUILTIN: [&str; 3] = ["osvm-mcp", "solana", "system"];
@@ -95,6 +96,27 @@ pub struct Http {
     pub headers_from_secret: Vec<(String, String)>,
     /// The secret that is sent as `Authorization: Bearer …`.
     pub bearer_from_secret: Option<String>,
+}
+
+impl Http {
+    /// Whether others may listen in on the way: it is plain HTTP, and not to this host.
+    ///
+    /// An address whose host can't be told counts as one of those.
+    pub fn is_overheard(&self) -> bool {
+        let lower = self.url.to_ascii_lowercase();
+        let Some(rest) = lower.strip_prefix("http://") else {
+            return !lower.starts_with("https://");
+        };
+        let place = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+        let place = place.rsplit('@').next().unwrap_or_default();
+        let host = match place.strip_prefix('[') {
+            Some(bracketed) => bracketed.split(']').next(),
+            None => place.split(':').next(),
+        };
+        let host = host.unwrap_or_default();
+        let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !(is_loopback || host == "localhost" || host.ends_with(".localhost"))
+    }
 }
 
 impl fmt::Debug for Http {
@@ -210,5 +232,43 @@ fn push_pairs(
 ) {
     if !pairs.is_empty() {
         members.push((name, Plain::pairs(pairs)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_overheard_but_on_the_way_to_this_host() {
+        let is_overheard = |url: &str| Http { url: url.into(), ..Http::default() }.is_overheard();
+        for url in [
+            "https://notes.example/mcp",
+            "HTTPS://notes.example",
+            "http://127.0.0.1:7777/mcp",
+            "http://127.9.9.9",
+            "http://[::1]:1/",
+            "http://localhost:3000?x",
+            "http://LOCALHOST",
+            "http://mcp.localhost/",
+        ] {
+            assert!(!is_overheard(url), "{url}");
+        }
+        for url in [
+            "http://notes.example/mcp",
+            "HTTP://10.0.0.1",
+            "http://127.0.0.1@notes.example/",
+            "http://localhost.notes.example/",
+            "http://notes.example/@localhost",
+            "http://notes.example\\@localhost",
+            "http://notes.example?@localhost",
+            "http://[2001:db8::1]/",
+            "http://127.1/",
+            "http://0.0.0.0/",
+            "http://",
+            "ftp://localhost/",
+        ] {
+            assert!(is_overheard(url), "{url}");
+        }
     }
 }

@@ -169,7 +169,9 @@ fn spec(
             }
             osvm_upstream::Target::Process { command, args, env, cwd: cwd.map(PathBuf::from) }
         }
-        Target::Http(Http { url, mut headers, headers_from_secret, bearer_from_secret }) => {
+        Target::Http(http) => {
+            stays_secret(name, &http)?;
+            let Http { url, mut headers, headers_from_secret, bearer_from_secret } = http;
             for (header, name) in headers_from_secret {
                 headers.push((header, secret(&name)?));
             }
@@ -183,6 +185,19 @@ fn spec(
     // Without it a program is still ended with osvm, unless osvm is killed.
     spec.guard = vm_program::find().ok();
     Ok(Some(spec))
+}
+
+/// A secret is for the server, not for those on the way.
+fn stays_secret(name: &str, http: &Http) -> Result<(), Failure> {
+    let mut secrets = http.headers_from_secret.iter().map(|(_, secret)| secret);
+    let Some(secret) = secrets.next().or(http.bearer_from_secret.as_ref()) else { return Ok(()) };
+    if !http.is_overheard() {
+        return Ok(());
+    }
+    let message = format!(
+        "secret `{secret}` is not sent to server `{name}`: anybody on the way could read it"
+    );
+    Err(Failure::new("secret", message).hint("use its `https` address, or one of this host"))
 }
 
 /// The environment of a program.

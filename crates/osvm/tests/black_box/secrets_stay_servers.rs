@@ -82,3 +82,20 @@ hint: `osvm secret set api-key` keeps one
 "#]]);
     assert!(!home.path().join("seen").exists());
 }
+
+#[test]
+fn a_secret_is_not_sent_where_others_listen_in() {
+    let home = Home::new();
+    home.osvm(["secret", "set", "api-key"]).stdin(VALUE).assert().code(0);
+    let add = ["mcp", "add", "far", "http://192.0.2.1/mcp"];
+    for flags in [["--bearer-from-secret", "api-key"], ["--header-from-secret", "X-Key=api-key"]] {
+        let add = [&add[..], &flags, &["--force"]].concat();
+        home.osvm_of(&add).assert().code(0);
+        home.osvm(["mcp", "test", "far"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: secret `api-key` is not sent to server `far`: anybody on the way could read it
+
+hint: use its `https` address, or one of this host
+
+"#]]);
+    }
+}
