@@ -76,10 +76,20 @@ enum Step {
 impl Exchange<'_> {
     /// Sends the request as number `id` and serves the guest until it answers.
     pub(crate) fn run(&self, wire: &mut Wire, id: u64) -> Result<Answer, Broken> {
+        self.ask(wire, id)?;
+        self.answered(wire, id)
+    }
+
+    /// Sends the request as number `id`.
+    pub(crate) fn ask(&self, wire: &mut Wire, id: u64) -> Result<(), Broken> {
         let (server, tool) = (self.policy.server.as_str(), self.policy.tool.as_str());
         let request = message::request(&Id::from(id), Some(server), tool, Some(self.arguments));
         wire.begin();
-        wire.send(&request.map_err(Broken::Request)?, self.deadline).map_err(Broken::Wire)?;
+        wire.send(&request.map_err(Broken::Request)?, self.deadline).map_err(Broken::Wire)
+    }
+
+    /// Serves the guest until it answers request `id`, which it was sent.
+    pub(crate) fn answered(&self, wire: &mut Wire, id: u64) -> Result<Answer, Broken> {
         let mut log = GuestLog::default();
         loop {
             let payload = wire.next(self.deadline).map_err(Broken::Wire)?;

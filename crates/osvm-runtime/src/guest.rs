@@ -126,14 +126,20 @@ impl Ready {
     /// # }
     /// ```
     pub fn call(self, exchange: &Exchange<'_>) -> Ended {
-        let (Called { outcome, usage, call }, used) = self.call_once(exchange);
+        let (Called { outcome, usage, call }, used) = self.call_once(exchange, || Ok(()));
         Ended { outcome, usage, call, destroy: used.destroy() }
     }
 
     /// Runs the tool. The guest lives until what is left of it is dropped, so that an answer
     /// need not wait for that.
-    pub(crate) fn call_once(mut self, exchange: &Exchange<'_>) -> (Called, Used) {
-        let called = self.0.call(exchange, FIRST_ID);
+    ///
+    /// `meanwhile` is done while the guest works; where it fails there is no answer.
+    pub(crate) fn call_once(
+        mut self,
+        exchange: &Exchange<'_>,
+        meanwhile: impl FnOnce() -> Result<(), CallError>,
+    ) -> (Called, Used) {
+        let called = self.0.call(exchange, FIRST_ID, meanwhile);
         (called, Used { _live: self.0 })
     }
 
@@ -164,11 +170,15 @@ impl Ready {
 }
 
 impl Shared {
-    /// Runs the next tool of the batch.
-    pub(crate) fn call(&mut self, exchange: &Exchange<'_>) -> Called {
+    /// Runs the next tool of the batch; `meanwhile` as in [`Ready::call_once`].
+    pub(crate) fn call(
+        &mut self,
+        exchange: &Exchange<'_>,
+        meanwhile: impl FnOnce() -> Result<(), CallError>,
+    ) -> Called {
         let id = self.next_id;
         self.next_id += 1;
-        self.live.call(exchange, id)
+        self.live.call(exchange, id, meanwhile)
     }
 
     /// Gives the guest to the next call of its batch.
@@ -202,14 +212,21 @@ impl Used {
 }
 
 impl Live {
-    fn call(&mut self, exchange: &Exchange<'_>, id: u64) -> Called {
+    fn call(
+        &mut self,
+        exchange: &Exchange<'_>,
+        id: u64,
+        meanwhile: impl FnOnce() -> Result<(), CallError>,
+    ) -> Called {
         let start = Instant::now();
-        let outcome = exchange.run(&mut self.wire, id);
+        let asked = exchange.ask(&mut self.wire, id);
+        let answered =
+            meanwhile().map(|()| asked.and_then(|()| exchange.answered(&mut self.wire, id)));
         let call = start.elapsed();
         let usage = self.machine.usage();
-        let outcome = outcome.map_err(|broken| {
-            explain(broken, exchange, || Some(EndCause::Guest(self.machine.death())))
-        });
+        let explain =
+            |broken| explain(broken, exchange, || Some(EndCause::Guest(self.machine.death())));
+        let outcome = answered.and_then(|answered| answered.map_err(explain));
         Called { outcome, usage, call }
     }
 

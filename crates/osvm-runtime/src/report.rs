@@ -76,7 +76,8 @@ pub struct Isolation {
     /// From sending the request to the answer, in ms.
     #[serde(rename = "call_ms", serialize_with = "millis")]
     pub call: Option<Duration>,
-    /// From the start of the call until nothing was left of it, in ms.
+    /// From the start of the call until nothing was left of it, in ms. In a record, and where the
+    /// guest is destroyed behind the answer ([`crate::Runtime::answer`]), until that was there.
     #[serde(rename = "total_ms", serialize_with = "millis")]
     pub total: Option<Duration>,
     /// Whether the guest was booted before the call came, and used for the first time by it.

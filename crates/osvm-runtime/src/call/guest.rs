@@ -6,6 +6,7 @@
 use super::Run;
 use super::remains::{Console, Left};
 use super::session::{Kept, KeptParts};
+use crate::calls::{CallLog, Header};
 use crate::cids::{CidError, Claim, Lease};
 use crate::error::{CallError, Phase};
 use crate::exchange::Exchange;
@@ -37,21 +38,23 @@ enum Body {
 
 impl Guest {
     /// Runs the tool. What is to be cleared away goes to `left`; what may serve the next call of
-    /// a batch comes back.
+    /// a batch comes back. `meanwhile` is done while the guest works.
     pub(super) fn call(
         self,
         exchange: &Exchange<'_>,
         left: &mut Left,
+        meanwhile: impl FnOnce(&mut Lease) -> Result<(), CallError>,
     ) -> (Called, Option<KeptParts>) {
-        let Self { body, lease, console, place } = self;
+        let Self { body, mut lease, console, place } = self;
+        let meanwhile = || meanwhile(&mut lease);
         match body {
             Body::Once(ready) => {
-                let (called, used) = ready.call_once(exchange);
+                let (called, used) = ready.call_once(exchange, meanwhile);
                 left.leave(used, lease, console, place);
                 (called, None)
             }
             Body::Shared(mut guest) => {
-                let called = guest.call(exchange);
+                let called = guest.call(exchange, meanwhile);
                 (called, Some(KeptParts { guest, lease, console, place }))
             }
         }
@@ -59,13 +62,33 @@ impl Guest {
 }
 
 impl Run<'_> {
+    /// Runs the tool in `guest`.
+    ///
+    /// For a guest that was there before the call, what people are told of it is written down
+    /// while it works already: making the log is a third of what the host does for such a call.
+    /// Where that fails the answer is not waited for, and the guest is destroyed.
+    pub(super) fn run_in(&mut self, guest: Guest, recipe: &Recipe) -> (Called, Option<KeptParts>) {
+        let mut left = Left::default();
+        let mut log = None;
+        let (called, keep) = guest.call(&self.exchange(), &mut left, |lease| {
+            if self.log.is_none() {
+                lease.assign(self.claim());
+                log = Some(self.guest_log(recipe, lease)?);
+            }
+            Ok(())
+        });
+        self.left = left;
+        self.log = self.log.take().or(log);
+        (called, keep)
+    }
+
     /// A guest that has accepted a connection.
     pub(super) fn guest(&mut self, recipe: &Recipe) -> Result<Guest, CallError> {
         let asked = Instant::now();
         // A guest that does not fit is gone before another one is asked for.
         let kept = self.session.as_deref_mut();
         if let Some(kept) = kept.and_then(|session| session.take(&recipe.key, self.call)) {
-            return self.kept(kept, recipe, asked);
+            return Ok(self.kept(kept, recipe, asked));
         }
         let place = match &self.runtime.pool {
             None => None,
@@ -77,7 +100,7 @@ impl Run<'_> {
                     busy => busy.into(),
                 })?;
                 if let Some(spare) = spare {
-                    return self.pooled(spare, place, recipe, asked);
+                    return Ok(self.pooled(spare, place, recipe, asked));
                 }
                 Some(place)
             }
@@ -86,48 +109,40 @@ impl Run<'_> {
     }
 
     /// The guest that served the last call of this batch.
-    fn kept(&mut self, kept: Kept, recipe: &Recipe, asked: Instant) -> Result<Guest, CallError> {
+    fn kept(&mut self, kept: Kept, recipe: &Recipe, asked: Instant) -> Guest {
         let Kept { parts, boot, .. } = kept;
-        let KeptParts { mut guest, mut lease, console, place } = parts;
+        let KeptParts { mut guest, lease, console, place } = parts;
         guest.assign(self.cancel);
-        lease.assign(self.claim());
         self.isolation.reused = true;
         self.isolation.vm_boot = boot;
         self.note(recipe, &lease, guest.vm_pid(), asked);
-        self.begin_guest_log(recipe, &lease)?;
         info!(vm_pid = guest.vm_pid(), "unikernel of this batch's last call is used again");
-        Ok(Guest { body: Body::Shared(guest), lease, console, place })
+        Guest { body: Body::Shared(guest), lease, console, place }
     }
 
     /// A guest that was booted before the call came.
-    fn pooled(
-        &mut self,
-        spare: Spare,
-        place: Place,
-        recipe: &Recipe,
-        asked: Instant,
-    ) -> Result<Guest, CallError> {
+    fn pooled(&mut self, spare: Spare, place: Place, recipe: &Recipe, asked: Instant) -> Guest {
         let boot = spare.boot;
-        let (mut ready, mut lease, file) = spare.into_parts();
+        let (mut ready, lease, file) = spare.into_parts();
         ready.assign(self.cancel);
-        lease.assign(self.claim());
         self.isolation.pooled = true;
         self.isolation.vm_boot = Some(boot);
         let vm_pid = ready.vm_pid();
         self.note(recipe, &lease, vm_pid, asked);
-        self.begin_guest_log(recipe, &lease)?;
         info!(cid = lease.cid().get(), vm_pid, "unikernel taken from the pool");
         let console = Some(Console::new(file));
-        Ok(Guest { body: self.body(ready), lease, console, place: Some(place) })
+        Guest { body: self.body(ready), lease, console, place: Some(place) }
     }
 
     /// A guest that is booted for this call.
     fn booted(&mut self, recipe: &Recipe, place: Option<Place>) -> Result<Guest, CallError> {
         let mut lease = self.lease()?;
-        let log = self.begin_guest_log(recipe, &lease)?;
+        let log = self.guest_log(recipe, &lease)?;
+        let written_to = log.console()?;
+        self.log = Some(log);
         // The log of a call is no place for what its guest writes in another one.
         let (file, console) = match self.session {
-            None => (log, None),
+            None => (written_to, None),
             Some(_) => {
                 let console = Console::new(console()?);
                 (console.file()?, Some(console))
@@ -167,16 +182,14 @@ impl Run<'_> {
         self.isolation.image_digest = Some(recipe.key.digest.to_string());
     }
 
-    fn begin_guest_log(
-        &mut self,
-        recipe: &Recipe,
-        lease: &Lease,
-    ) -> Result<std::fs::File, CallError> {
-        self.begin_log(|header| {
-            header.cid = Some(lease.cid().get());
-            header.image = Some(recipe.key.image.clone());
-            header.digest = Some(recipe.key.digest.to_string());
-        })
+    fn guest_log(&self, recipe: &Recipe, lease: &Lease) -> Result<CallLog, CallError> {
+        let header = Header {
+            cid: Some(lease.cid().get()),
+            image: Some(recipe.key.image.clone()),
+            digest: Some(recipe.key.digest.to_string()),
+            ..self.header()
+        };
+        Ok(self.runtime.logs.begin(header)?)
     }
 
     fn claim(&self) -> Claim<'_> {

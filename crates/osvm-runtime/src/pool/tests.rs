@@ -422,6 +422,17 @@ fn the_answer_is_there_before_the_guest_is_gone_and_the_log_is_whole_after() {
 }
 
 #[test]
+fn a_call_that_cannot_be_logged_has_no_answer_and_leaves_no_guest() {
+    let bench = Bench::new(r#""pool":{"size":1},"on_isolation_failure":"fallback""#);
+    bench.ready(1);
+    std::fs::write(bench.dir.path().join("calls"), "in the way").unwrap();
+    let report = bench.echo();
+    assert!(matches!(report.outcome, Err(CallError::Log(_))), "{report:?}");
+    assert!(report.isolation.pooled && report.isolation.fallback.is_none(), "{report:?}");
+    assert!(!lives(report.isolation.vm_pid.unwrap()));
+}
+
+#[test]
 fn a_batch_that_asks_for_it_shares_a_guest_between_calls_of_one_server() {
     let bench = Bench::new(r#""pool":{"size":0}"#);
     let mut session = Session::default();
