@@ -78,7 +78,10 @@ pub(crate) fn plan(catalog: &Catalog, params: Option<&RawValue>) -> Result<Plann
     let target = match kind {
         Kind::Image => Target::Image,
         Kind::Server => {
-            let mut params = params.and_then(Object::read).unwrap_or_default();
+            // There are some: the name was in them.
+            let Some(mut params) = params.and_then(Object::read) else {
+                return Err(Defect::params("`params` has too many members"));
+            };
             params.set("name", raw::to_raw(tool));
             Target::Server { params: params.to_raw(), annotations: *annotations }
         }

@@ -61,6 +61,19 @@ impl Listed {
         self.annotations.as_ref().is_some_and(|annotations| annotations.read_only_hint)
     }
 
+    /// The first line of what it says of itself, which may be empty.
+    pub fn summary(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct Definition<'a> {
+            #[serde(default, borrow)]
+            description: std::borrow::Cow<'a, str>,
+        }
+        let text = self.shown.to(Era::Stateless).get();
+        let definition = serde_json::from_str::<Definition<'_>>(text);
+        let description = definition.map(|it| it.description.into_owned()).unwrap_or_default();
+        description.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// The word for where a call of it runs; `denied` where it may not run at all.
     pub fn mode(&self) -> &'static str {
         match (self.kind, self.place) {

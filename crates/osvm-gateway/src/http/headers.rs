@@ -79,7 +79,7 @@ fn of_argument(headers: &HeaderMap, header: &str, argument: Option<&Value>) -> R
         }
         Some(argument) => argument,
     };
-    let said = headers.get(header).and_then(decoded);
+    let said = only(headers, header).and_then(decoded);
     let is = match (argument, said.as_deref()) {
         (Value::String(text), Some(said)) => said == text,
         (Value::Bool(value), Some(said)) => said == value.to_string(),
@@ -89,15 +89,21 @@ fn of_argument(headers: &HeaderMap, header: &str, argument: Option<&Value>) -> R
                 || said.parse::<f64>().ok().is_some_and(|said| Some(said) == number.as_f64())
         }
         // Nothing else has a form in headers.
-        (Value::Array(_) | Value::Object(_), None) => true,
+        (Value::Array(_) | Value::Object(_), None) => !headers.contains_key(header),
         _ => false,
     };
     if is { Ok(()) } else { Err(mismatch(header)) }
 }
 
 fn same(headers: &HeaderMap, header: &str, expected: &str) -> Result<(), Defect> {
-    let found = headers.get(header).and_then(decoded);
+    let found = only(headers, header).and_then(decoded);
     if found.as_deref() == Some(expected) { Ok(()) } else { Err(mismatch(header)) }
+}
+
+/// The value of a header that is there once: of two, whoever stands in between may read the other.
+fn only<'a>(headers: &'a HeaderMap, header: &str) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(header).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 fn mismatch(header: &str) -> Defect {
@@ -159,6 +165,11 @@ mod tests {
             assert_eq!(check(&pairs).unwrap_err().code, ErrorCode::HEADER_MISMATCH);
             pairs.push((good[left_out].0, "other"));
             assert_eq!(check(&pairs).unwrap_err().code, ErrorCode::HEADER_MISMATCH);
+            // Said twice, even truly the first time.
+            let mut twice = headers(&good);
+            twice.append(good[left_out].0, "other".parse().unwrap());
+            let checked = super::check(&twice, "2026-07-28", "tools/call", Some(&params), None);
+            assert_eq!(checked.unwrap_err().code, ErrorCode::HEADER_MISMATCH);
         }
     }
 
@@ -202,5 +213,7 @@ mod tests {
         check(r#"{"deep":{"n":42}}"#, &[("mcp-param-n", "43")], false);
         check(r#"{"on":false}"#, &[("mcp-param-on", "false")], true);
         check(r#"{"on":false}"#, &[("mcp-param-on", "0")], false);
+        check(r#"{"region":["eu"]}"#, &[], true);
+        check(r#"{"region":["eu"]}"#, &[("mcp-param-region", "us")], false);
     }
 }

@@ -195,3 +195,17 @@ fn progress_of_a_server_comes_under_the_token_of_the_client() {
     }
     assert_eq!(client.next()["id"], 3);
 }
+
+#[test]
+fn a_call_with_more_members_than_any_tool_has_is_refused_and_not_made_without_its_arguments() {
+    let home = home("direct");
+    let mut client = Client::connect(&home);
+    let mut params = json!({"name": "fixture__echo", "arguments": {"text": "hi"}});
+    let called = client.ask(2, "tools/call", params.clone());
+    assert_eq!(called["result"]["content"][0]["text"], "hi", "{called}");
+    for number in 0..10_001 {
+        params[format!("x{number}")] = Value::Null;
+    }
+    let refused = client.ask(3, "tools/call", params);
+    assert_eq!(refused["error"]["code"], -32602, "{refused}");
+}
