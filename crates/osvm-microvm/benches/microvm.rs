@@ -160,6 +160,7 @@ fn named(files: GuestFiles, root: &Path) -> Recipe {
         writable_mib: 32,
         max_processes: 256,
         network: false,
+        workspace: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong with a microVM, in words a caller can act on.
 
 use crate::talk::Gone;
+use crate::workspace::WorkspaceError;
 use osvm_runtime::DirError;
 use osvm_runtime::cids::CidError;
 use osvm_vmm::linux::SnapshotError;
@@ -47,6 +48,9 @@ pub enum MicroVmError {
     /// The server has secrets, which would be in every copy of it.
     #[error("a server with secrets can't be cloned: its secrets would be saved with it")]
     Secrets,
+    /// It can't have the files of the host.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
     /// The template could not be made; several requests may have waited for it.
     #[error(transparent)]
     Template(Arc<MicroVmError>),
@@ -74,6 +78,7 @@ impl MicroVmError {
                 Some("make it with `cargo xtask kernel`, then `cargo xtask install`".into())
             }
             Self::Template(error) => error.hint(),
+            Self::Workspace(error) => error.hint(),
             Self::Late => Some("call again in a moment, or raise `timeout_secs`".into()),
             Self::Secrets => Some("give it `\"life\": \"persistent\"`".into()),
             Self::Boot(error) => error.hint(),

@@ -8,6 +8,7 @@ use crate::error::MicroVmError;
 use crate::outside::Outside;
 use crate::recipe::{Recipe, entropy, random};
 use crate::talk::{Gone, Talk};
+use crate::workspace::{Files, WorkspaceError};
 use osvm_protocol::linux::{Wake, Woken, method};
 use osvm_protocol::{PORT, cid};
 use osvm_runtime::cids::{Cids, Lease};
@@ -65,6 +66,8 @@ pub struct Guest {
     lease: Lease,
     /// Who serves what it asks, and whether it lives on.
     pub(crate) outside: Option<(Outside, bool)>,
+    /// What becomes of the files that it was given.
+    pub(crate) files: Option<Arc<Files>>,
 }
 
 impl Host {
@@ -137,7 +140,8 @@ impl Guest {
             ConnectError::Died(death) => host("a VM process", std::io::Error::other(death)),
             other => other.into(),
         })?;
-        Ok(Self { talk: Talk::new(name.to_owned(), stream), machine, lease, outside: None })
+        let talk = Talk::new(name.to_owned(), stream);
+        Ok(Self { talk, machine, lease, outside: None, files: None })
     }
 
     /// Its CID.
@@ -158,6 +162,21 @@ impl Guest {
     /// The stream.
     pub fn talk(&mut self) -> &mut Talk {
         &mut self.talk
+    }
+
+    /// Gives it the files of the recipe's workspace, if there is one.
+    pub(crate) fn fill(&mut self, recipe: &Recipe, deadline: Instant) -> Result<(), MicroVmError> {
+        let Some(workspace) = &recipe.workspace else { return Ok(()) };
+        let most = u64::from(recipe.writable_mib) << 20;
+        match workspace.fill(self, &recipe.name, most, deadline) {
+            Ok(files) => self.files = Some(files),
+            // That it broke off says less than why it ended.
+            Err(WorkspaceError::Guest(gone @ (Gone::Ended(_) | Gone::HungUp))) => {
+                return Err(self.explain(gone));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     pub(crate) fn killer(&self) -> osvm_vmm::Killer {

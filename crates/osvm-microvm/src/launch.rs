@@ -7,6 +7,7 @@ use crate::link::split;
 use crate::recipe::Recipe;
 use crate::snapshots::Snapshots;
 use crate::template::Template;
+use crate::workspace::WorkspaceError;
 use osvm_image::Digest;
 use osvm_upstream::{Launch, LaunchError, Link, Stop};
 use serde_json::value::RawValue;
@@ -33,9 +34,10 @@ impl Persistent {
 }
 
 impl Launch for Persistent {
-    fn launch(&self, _deadline: Instant, cancel: &Stop) -> Result<Link, LaunchError> {
+    fn launch(&self, deadline: Instant, cancel: &Stop) -> Result<Link, LaunchError> {
         // Booting takes no time; what takes time is the server's answer, which the caller awaits.
-        let guest = self.host.boot(&self.recipe, Life::Persistent).map_err(failed)?;
+        let mut guest = self.host.boot(&self.recipe, Life::Persistent).map_err(failed)?;
+        fill(&mut guest, &self.recipe, deadline, cancel)?;
         if cancel.is_stopped() {
             return Err(LaunchError::Cancelled);
         }
@@ -248,7 +250,9 @@ impl Launch for Cloned {
             return Err(LaunchError::Cancelled);
         }
         let pooled = ready.was_waiting();
-        link(ready.into_guest(), pool.template().greeting.clone(), pooled).map_err(failed)
+        let mut guest = ready.into_guest();
+        fill(&mut guest, &self.shared.recipe, deadline, cancel)?;
+        link(guest, pool.template().greeting.clone(), pooled).map_err(failed)
     }
 
     fn once(&self) -> bool {
@@ -257,6 +261,21 @@ impl Launch for Cloned {
 
     fn identity(&self) -> String {
         format!("microvm {}", self.shared.recipe.key("").hex())
+    }
+}
+
+/// Gives a guest the files of the host, as they are now.
+fn fill(
+    guest: &mut Guest,
+    recipe: &Recipe,
+    deadline: Instant,
+    cancel: &Stop,
+) -> Result<(), LaunchError> {
+    let killer = guest.killer();
+    let _hook = cancel.hook(move || killer.kill());
+    match guest.fill(recipe, deadline) {
+        Err(_) if cancel.is_stopped() => Err(LaunchError::Cancelled),
+        filled => filled.map_err(failed),
     }
 }
 
@@ -273,7 +292,10 @@ fn link(guest: Guest, greeting: Option<Box<RawValue>>, pooled: bool) -> Result<L
 fn failed(error: MicroVmError) -> LaunchError {
     match error {
         MicroVmError::Cancelled => LaunchError::Cancelled,
-        MicroVmError::Gone(crate::talk::Gone::Deadline) => LaunchError::Deadline,
+        MicroVmError::Gone(crate::talk::Gone::Deadline)
+        | MicroVmError::Workspace(WorkspaceError::Guest(crate::talk::Gone::Deadline)) => {
+            LaunchError::Deadline
+        }
         error => LaunchError::Failed {
             what: "cannot start a microVM".into(),
             hint: error.hint(),

@@ -17,6 +17,7 @@
 //!   template.
 //! - A template on disk is used only while its files are the ones that were written.
 //! - No secret is in a template: a recipe that has secrets is refused clone life.
+//! - What a guest does to a [`workspace`] reaches the host as regular files only, and with the call.
 //! - Dropping is destroying, as everywhere.
 //!
 //! # Not here
@@ -35,6 +36,7 @@ mod recipe;
 pub mod snapshots;
 mod talk;
 mod template;
+pub mod workspace;
 
 pub use error::MicroVmError;
 pub use guest::{Guest, Host};
@@ -43,3 +45,4 @@ pub use outside::Outside;
 pub use recipe::{GuestFiles, Recipe};
 pub use talk::{Gone, Talk};
 pub use template::Template;
+pub use workspace::{Workspace, WorkspaceError};

@@ -4,13 +4,15 @@
 //!
 //! - What is written is cut into lines, one frame each; a line over the limit ends the writing.
 //! - Reading ends when the server has ended, whatever was said before that.
+//! - The answer of a call goes on only when what the call did to a workspace is kept.
 //! - Ending goes in this order: stdin is closed, then SIGTERM, then SIGKILL, all by PID 1; then the
 //!   machine is destroyed.
 
 use crate::guest::Guest;
 use crate::outside::Egress;
 use crate::talk::{self, Gone, Heard, Talk};
-use osvm_protocol::linux::{MAX_LINE, Stop, method, net, wrap};
+use crate::workspace::{Files, Incoming};
+use osvm_protocol::linux::{MAX_LINE, Stop, method, net, workspace, wrap};
 use osvm_runtime::{Listed, LongGuest};
 use osvm_upstream::EndLink;
 use osvm_vmm::GuestStream;
@@ -36,15 +38,25 @@ pub(crate) fn split(guest: Guest) -> io::Result<(Lines, Writer, End)> {
         let listed = egress.guests().add(cid, Arc::clone(&egress) as Arc<dyn LongGuest>);
         (egress, listed)
     });
+    let files = guest.files.clone();
     let (guest, talk) = guest.without_talk();
     let fate = Arc::new(Mutex::new(None));
     let out = egress.as_ref().map(|(egress, _)| Arc::clone(egress));
-    let lines = Lines { talk, bytes: Vec::new(), at: 0, fate: Arc::clone(&fate), egress: out };
-    let writer = Writer { stream: writer, line: Vec::new(), next_id: FIRST_ID };
+    let lines = Lines {
+        talk,
+        bytes: Vec::new(),
+        at: 0,
+        fate: Arc::clone(&fate),
+        egress: out,
+        files: files.clone(),
+        writer: Arc::clone(&writer),
+        next_id: FIRST_ID + 1,
+    };
+    let writer = Writer { stream: writer, line: Vec::new(), files };
     Ok((lines, writer, End { guest: Some(guest), fate, last_words: None, egress }))
 }
 
-/// Ids of requests to PID 1 once the link is in use; nobody waits for their answers.
+/// Ids of requests to PID 1 once the link is in use. The first one is the last to be used: its stop.
 const FIRST_ID: u64 = 1 << 32;
 
 type Fate = Arc<Mutex<Option<String>>>;
@@ -61,17 +73,21 @@ pub(crate) struct Lines {
     at: usize,
     fate: Fate,
     egress: Option<Arc<Egress>>,
+    files: Option<Arc<Files>>,
+    writer: Arc<Mutex<GuestStream>>,
+    next_id: u64,
 }
 
 impl Read for Lines {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.bytes.len() <= self.at {
             match self.talk.next(Instant::now() + FOREVER) {
-                Ok(Heard::Line(mut line)) => {
+                Ok(Heard::Line(line)) => {
+                    let mut line = self.settled(line);
                     line.push(b'\n');
                     (self.bytes, self.at) = (line, 0);
                 }
-                Ok(Heard::Answer { .. }) => {}
+                Ok(Heard::Answer { .. } | Heard::File(_)) => {}
                 Ok(heard @ (Heard::Asked(_) | Heard::Net(_))) => self.outside(heard),
                 Err(gone) => {
                     let ended = matches!(gone, Gone::Ended(_) | Gone::HungUp);
@@ -92,6 +108,49 @@ impl Read for Lines {
 }
 
 impl Lines {
+    /// The line, after what the call that it answers did to the host's files is kept.
+    fn settled(&mut self, line: Vec<u8>) -> Vec<u8> {
+        match self.files.clone() {
+            Some(files) if files.answers(&line) => {
+                let told = self.changes().map_err(|gone| {
+                    let words = gone.to_string();
+                    // What is read next says that it is gone, too.
+                    lock(&self.fate).get_or_insert_with(|| words.clone());
+                    words
+                });
+                files.settle(line, told)
+            }
+            _ => line,
+        }
+    }
+
+    /// Asks PID 1 what has changed. What else is said meanwhile is kept, or done.
+    fn changes(&mut self) -> Result<Incoming, Gone> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let deadline = Instant::now() + STUCK;
+        let frame = talk::request(id, workspace::method::CHANGES, &serde_json::json!({}))?;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.write_all(&frame, deadline).map_err(Gone::Io)?;
+        drop(writer);
+        let mut incoming = Incoming::default();
+        loop {
+            match self.talk.hear(deadline)? {
+                Heard::Line(line) => self.talk.keep(line)?,
+                Heard::File(payload) => incoming.take(&payload),
+                Heard::Answer { id: answered, result } if answered == id => {
+                    let method = workspace::method::CHANGES.to_owned();
+                    return match result {
+                        Ok(_) => Ok(incoming),
+                        Err(reason) => Err(Gone::Refused { method, reason }),
+                    };
+                }
+                Heard::Answer { .. } => {}
+                heard @ (Heard::Asked(_) | Heard::Net(_)) => self.outside(heard),
+            }
+        }
+    }
+
     fn outside(&mut self, heard: Heard) {
         match (heard, &self.egress) {
             (Heard::Asked(asked), Some(egress)) => egress.asked(asked),
@@ -120,7 +179,7 @@ pub(crate) struct Writer {
     /// Frames of others go over it too, each as a whole.
     stream: Arc<Mutex<GuestStream>>,
     line: Vec<u8>,
-    next_id: u64,
+    files: Option<Arc<Files>>,
 }
 
 impl Write for Writer {
@@ -138,6 +197,9 @@ impl Write for Writer {
             }
             self.line.extend_from_slice(text);
             if whole {
+                if let Some(files) = &self.files {
+                    files.notice(&self.line);
+                }
                 let frame = wrap(&self.line).map_err(io::Error::other)?;
                 self.line.clear();
                 let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +216,7 @@ impl Write for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let stop = talk::request(self.next_id, method::STOP, &Stop { grace_ms: GRACE_MS });
+        let stop = talk::request(FIRST_ID, method::STOP, &Stop { grace_ms: GRACE_MS });
         let Ok(frame) = stop else { return };
         for _ in 0..10 {
             // Somebody who holds it for long writes to a guest that does not read.

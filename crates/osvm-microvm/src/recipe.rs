@@ -2,6 +2,7 @@
 
 use crate::error::MicroVmError;
 use crate::initrd;
+use crate::workspace::Workspace;
 use osvm_image::Digest;
 use osvm_image::linux::LinuxImage;
 use osvm_protocol::PROTOCOL_VERSION;
@@ -104,6 +105,8 @@ pub struct Recipe {
     pub max_processes: u32,
     /// Whether it has a way out, through the host and under the policy: see [`crate::Outside`].
     pub network: bool,
+    /// A host folder of which guests get copies.
+    pub workspace: Option<Workspace>,
 }
 
 impl Recipe {
@@ -137,6 +140,7 @@ impl Recipe {
             writable_mib: memory.mib() / 4,
             max_processes: MAX_PROCESSES,
             network: false,
+            workspace: None,
         })
     }
 
@@ -190,7 +194,7 @@ impl Recipe {
             entropy,
             hooks: copied,
             network: self.network,
-            workspace: None,
+            workspace: self.workspace.as_ref().map(|workspace| workspace.place(copied)),
         }
     }
 }
@@ -234,6 +238,7 @@ pub(crate) mod tests {
             writable_mib: 32,
             max_processes: 64,
             network: false,
+            workspace: None,
         }
     }
 

@@ -80,6 +80,8 @@ pub(crate) enum Heard {
     Asked(Asked),
     /// What PID 1 says of a stream: the payload.
     Net(Vec<u8>),
+    /// What PID 1 says of a file: the payload.
+    File(Vec<u8>),
 }
 
 /// A request of PID 1, unread.
@@ -145,7 +147,7 @@ impl Talk {
             match self.hear(deadline)? {
                 Heard::Line(line) => self.keep(line)?,
                 Heard::Asked(asked) => self.refuse(asked.id, deadline)?,
-                Heard::Net(_) => {}
+                Heard::Net(_) | Heard::File(_) => {}
                 Heard::Answer { id: answered, .. } if answered != id => {}
                 Heard::Answer { result: Ok(result), .. } => {
                     return serde_json::from_str(result.get())
@@ -182,7 +184,7 @@ impl Talk {
                     self.refuse(asked.id, deadline)?;
                     continue;
                 }
-                Heard::Answer { .. } | Heard::Net(_) => continue,
+                Heard::Answer { .. } | Heard::Net(_) | Heard::File(_) => continue,
             };
             match message::parse(&line) {
                 Ok(Message::Response(Response { id: Some(Id::Text(text)), outcome }))
@@ -234,7 +236,12 @@ impl Talk {
         self.stream.write_all(frame, deadline).map_err(gone)
     }
 
-    fn keep(&mut self, line: Vec<u8>) -> Result<(), Gone> {
+    /// Says something that has no answer.
+    pub(crate) fn frame(&mut self, frame: &[u8], deadline: Instant) -> Result<(), Gone> {
+        self.write(frame, deadline)
+    }
+
+    pub(crate) fn keep(&mut self, line: Vec<u8>) -> Result<(), Gone> {
         self.kept = self.kept.saturating_add(line.len());
         if MAX_KEPT < self.kept {
             return Err(Gone::Flood);
@@ -252,7 +259,8 @@ impl Talk {
         self.hear(deadline)
     }
 
-    fn hear(&mut self, deadline: Instant) -> Result<Heard, Gone> {
+    /// The next thing the guest says, whatever was kept.
+    pub(crate) fn hear(&mut self, deadline: Instant) -> Result<Heard, Gone> {
         loop {
             let rest = self.inbox.get(self.at..).unwrap_or_default();
             if let Some(frame) = frame::split(rest)? {
@@ -261,6 +269,9 @@ impl Talk {
                     Some(line) => Some(Heard::Line(line.to_vec())),
                     None if linux::net::read(frame.payload).is_some() => {
                         Some(Heard::Net(frame.payload.to_vec()))
+                    }
+                    None if linux::workspace::read(frame.payload).is_some() => {
+                        Some(Heard::File(frame.payload.to_vec()))
                     }
                     None => {
                         let payload = frame.payload.to_vec();

@@ -102,6 +102,7 @@ impl Bench {
             writable_mib: 32,
             max_processes: 64,
             network: false,
+            workspace: None,
         })
     }
 }

@@ -1,0 +1,285 @@
+//! A host folder, what a guest is told of it, and what comes back, without a guest.
+
+use super::changes::{Changes, Incoming};
+use super::settle::Files;
+use super::*;
+use osvm_protocol::frame;
+use osvm_protocol::linux::workspace::{self as wire};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+struct Bench {
+    dir: TempDir,
+}
+
+impl Bench {
+    /// A folder with two files.
+    fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(bench.at("sub")).unwrap();
+        fs::write(bench.at("a.txt"), "one\ntwo\nthree\n").unwrap();
+        fs::write(bench.at("sub/b.txt"), "b\n").unwrap();
+        bench
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join("host").join(path)
+    }
+
+    fn workspace(&self, mode: WorkspaceMode) -> Workspace {
+        let pending = Pending::new(self.dir.path().join("pending"));
+        Workspace { host_path: self.at(""), guest_path: "/w".into(), mode, pending }
+    }
+
+    /// The files of a guest that was given the folder as it is now, and what it was told.
+    fn fill(&self, mode: WorkspaceMode) -> Result<(Files, Vec<String>), WorkspaceError> {
+        let workspace = self.workspace(mode);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let root = open(&workspace.host_path, flags, Mode::empty()).unwrap();
+        let mut told = Vec::new();
+        let mut say = |said: Said<'_>| {
+            told.push(match said {
+                Said::Folder { path, .. } => format!("folder {}", path.escape_ascii()),
+                Said::File { path, size, .. } => format!("file {} {size}", path.escape_ascii()),
+                Said::Link { path, .. } => format!("link {}", path.escape_ascii()),
+                Said::Data(bytes) => format!("data {}", bytes.len()),
+                Said::Gone { .. } => panic!("nothing goes"),
+            });
+            Ok(())
+        };
+        let base = tree::send(&workspace, &root, 64 * 1024, &mut say)?;
+        Ok((Files::new(workspace, "demo", root, base), told))
+    }
+}
+
+/// What a guest says of its files after a call.
+fn left(files: &[(&str, Option<&str>)]) -> Incoming {
+    let mut incoming = Incoming::default();
+    let mut say = |said: Said<'_>| {
+        let framed = wire::frame(said).unwrap();
+        incoming.take(frame::split(&framed).unwrap().unwrap().payload);
+    };
+    for (path, text) in files {
+        let path = path.as_bytes();
+        match text {
+            None => say(Said::Gone { path }),
+            Some(text) if path.ends_with(b"/") => {
+                assert_eq!(*text, "");
+                say(Said::Folder { mode: 0o755, path: &path[..path.len() - 1] });
+            }
+            Some(text) => {
+                say(Said::File { mode: 0o644, size: text.len() as u64, changed: (0, 0), path });
+                say(Said::Data(text.as_bytes()));
+            }
+        }
+    }
+    incoming
+}
+
+const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#;
+const ANSWER: &[u8] = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
+
+/// The answer of a call that has left that.
+fn answer(files: &Files, incoming: Incoming) -> Value {
+    files.notice(CALL);
+    assert!(files.answers(ANSWER));
+    serde_json::from_slice(&files.settle(ANSWER.to_vec(), Ok(incoming))).unwrap()
+}
+
+const EDITED: [(&str, Option<&str>); 5] = [
+    ("a.txt", Some("one\n2\nthree\n")),
+    ("sub/b.txt", None),
+    ("sub", None),
+    ("new/", Some("")),
+    ("new/c", Some("no end")),
+];
+
+#[test]
+fn a_guest_is_told_folders_before_what_is_in_them_and_nothing_special() {
+    let bench = Bench::new();
+    symlink("/etc", bench.at("sub/l")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(bench.at("socket")).unwrap();
+    let (_, mut told) = bench.fill(WorkspaceMode::Ro).unwrap();
+    let folder = told.iter().position(|said| said == "folder sub").unwrap();
+    assert!(told[folder..].contains(&"file sub/b.txt 2".to_owned()), "{told:?}");
+    told.sort();
+    let expected =
+        ["data 14", "data 2", "file a.txt 14", "file sub/b.txt 2", "folder sub", "link sub/l"];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_does_not_fit_a_guest_is_refused_before_all_of_it_is_sent() {
+    let bench = Bench::new();
+    fs::write(bench.at("big"), vec![0; 65 * 1024]).unwrap();
+    let error = bench.fill(WorkspaceMode::Ro).unwrap_err();
+    assert!(matches!(error, WorkspaceError::TooMuch { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("memory_mb"));
+}
+
+#[test]
+fn only_calls_are_looked_after_and_each_once() {
+    let (files, _) = Bench::new().fill(WorkspaceMode::Diff).unwrap();
+    files.notice(br#"{"jsonrpc":"2.0","id":7,"method":"tools/list"}"#);
+    assert!(!files.answers(ANSWER));
+    files.notice(CALL);
+    assert!(!files.answers(br#"{"jsonrpc":"2.0","id":"7","result":{}}"#), "another id");
+    assert!(!files.answers(br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#), "a question");
+    assert!(files.answers(ANSWER));
+    assert!(!files.answers(ANSWER));
+    let (files, _) = Bench::new().fill(WorkspaceMode::Ro).unwrap();
+    files.notice(CALL);
+    assert!(!files.answers(ANSWER), "nothing can have changed");
+}
+
+#[test]
+fn a_diff_touches_nothing_until_it_is_applied() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Diff).unwrap();
+    let answer = answer(&files, left(&EDITED));
+    let news = &answer["result"]["_meta"]["osvm/workspace"];
+    assert_eq!(news["mode"], "diff");
+    let told: Vec<_> = news["changes"].as_array().unwrap().iter().collect();
+    let kinds: Vec<_> = told.iter().map(|c| (c["change"].as_str(), c["path"].as_str())).collect();
+    let expected = [
+        (Some("modified"), Some("a.txt")),
+        (Some("added"), Some("new")),
+        (Some("added"), Some("new/c")),
+        (Some("deleted"), Some("sub")),
+        (Some("deleted"), Some("sub/b.txt")),
+    ];
+    assert_eq!(kinds, expected);
+    assert!(news["patch"].as_str().unwrap().contains("\n-two\n+2\n"), "{news}");
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"one\ntwo\nthree\n");
+    assert!(bench.at("sub/b.txt").exists() && !bench.at("new").exists());
+
+    let pending = bench.workspace(WorkspaceMode::Diff).pending;
+    let listed = pending.list().unwrap();
+    assert_eq!((listed.len(), listed[0].id.as_str()), (1, news["id"].as_str().unwrap()));
+    assert_eq!(pending.patch(&listed[0].id).unwrap(), news["patch"]);
+    pending.apply(&listed[0], false).unwrap();
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"one\n2\nthree\n");
+    assert_eq!(fs::read(bench.at("new/c")).unwrap(), b"no end");
+    assert!(!bench.at("sub").exists());
+    assert!(pending.list().unwrap().is_empty(), "it is done");
+}
+
+#[test]
+fn the_patch_does_what_applying_does() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Diff).unwrap();
+    let news = answer(&files, left(&EDITED));
+    let patch = news["result"]["_meta"]["osvm/workspace"]["patch"].as_str().unwrap();
+    let git = Command::new("git")
+        .args(["apply", "-"])
+        .current_dir(bench.at(""))
+        .env("GIT_DIR", "/nowhere")
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut git) = git else { return eprintln!("SKIPPED: there is no git here") };
+    io::Write::write_all(&mut git.stdin.take().unwrap(), patch.as_bytes()).unwrap();
+    assert!(git.wait().unwrap().success(), "{patch}");
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"one\n2\nthree\n");
+    assert_eq!(fs::read(bench.at("new/c")).unwrap(), b"no end");
+    assert!(!bench.at("sub/b.txt").exists());
+}
+
+#[test]
+fn what_a_call_wrote_is_on_the_host_when_it_is_answered() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
+    let first = answer(&files, left(&[("a.txt", Some("1\n"))]));
+    assert!(first["result"]["_meta"]["osvm/workspace"]["id"].is_null(), "{first}");
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"1\n");
+    // A server that lives on: the next call begins where this one ended.
+    answer(&files, left(&[("a.txt", Some("2\n"))]));
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"2\n");
+    let nothing = answer(&files, left(&[("a.txt", Some("2\n"))]));
+    assert_eq!(nothing["result"]["_meta"]["osvm/workspace"]["changes"], serde_json::json!([]));
+}
+
+#[test]
+fn a_file_that_the_host_changed_meanwhile_is_not_written_over() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
+    fs::write(bench.at("a.txt"), "mine\n").unwrap();
+    let answer = answer(&files, left(&[("a.txt", Some("theirs\n")), ("n", Some("new"))]));
+    let why = answer["error"]["message"].as_str().unwrap();
+    assert!(why.contains("changed meanwhile: `a.txt`"), "{why}");
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"mine\n");
+    assert!(!bench.at("n").exists(), "all or nothing");
+
+    let pending = bench.workspace(WorkspaceMode::Rw).pending;
+    let waiting = pending.list().unwrap().remove(0);
+    assert!(why.contains(&waiting.id), "{why}");
+    assert!(matches!(pending.apply(&waiting, false), Err(ApplyError::Conflict { .. })));
+    pending.apply(&waiting, true).unwrap();
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"theirs\n");
+}
+
+#[test]
+fn nothing_is_written_over_a_link() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
+    let outside = bench.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::remove_dir_all(bench.at("sub")).unwrap();
+    symlink(&outside, bench.at("sub")).unwrap();
+    let answer = answer(&files, left(&[("sub/x", Some("x")), ("sub/b.txt", Some("y"))]));
+    assert!(answer["error"]["message"].is_string(), "{answer}");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    // Not even by force.
+    let pending = bench.workspace(WorkspaceMode::Rw).pending;
+    for waiting in pending.list().unwrap() {
+        pending.apply(&waiting, true).unwrap_err();
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_guest_that_broke_off_gives_an_error_and_no_answer() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
+    let line = files.settle(ANSWER.to_vec(), Err("the guest hung up".into()));
+    let line: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&line["id"], &line["result"]), (&serde_json::json!(7), &Value::Null));
+    assert!(line["error"]["message"].as_str().unwrap().ends_with("the guest hung up"));
+}
+
+#[test]
+fn what_waits_is_named_by_its_id_alone() {
+    let pending = Pending::new("/nowhere");
+    assert!(pending.list().unwrap().is_empty());
+    for id in ["", "..", "../../../etc", "0123456789ag", "0123456789ab"] {
+        assert!(pending.load(id).is_err() && pending.remove(id).is_err(), "{id}");
+    }
+}
+
+#[test]
+fn names_that_could_break_a_patch_are_quoted() {
+    let bench = Bench::new();
+    let root = open(bench.at("").as_path(), OFlags::RDONLY, Mode::empty()).unwrap();
+    let Changes { all, contents, .. } =
+        left(&[("x\n--- a/y", Some("x\n"))]).compare(&tree::Tree::new()).unwrap();
+    let patch = patch::of(&root, &all, &contents);
+    assert!(patch.lines().all(|line| line != "--- a/y"), "{patch}");
+    assert!(patch.contains(r#"+++ "b/x\n--- a/y""#), "{patch}");
+}
+
+#[test]
+fn modes_are_carried_and_rights_of_others_are_not() {
+    let bench = Bench::new();
+    let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
+    let mut incoming = Incoming::default();
+    let said = Said::File { mode: 0o4755, size: 0, changed: (0, 0), path: b"run" };
+    let framed = wire::frame(said).unwrap();
+    incoming.take(frame::split(&framed).unwrap().unwrap().payload);
+    answer(&files, incoming);
+    let mode = fs::metadata(bench.at("run")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+    assert!(!Path::new(&bench.at("sub")).join("run").exists());
+}
