@@ -136,6 +136,10 @@ impl Agent {
         }
     }
 
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Whether there is a model.
     pub fn has_model(&self) -> bool {
         self.model.is_some()

@@ -8,6 +8,9 @@ pub const MAX_PROMPT: usize = 1024 * 1024;
 /// Longest line between agent and host, in bytes: a tool's result of 10 MiB, escaped once more.
 pub(crate) const MAX_LINE: usize = 32 * 1024 * 1024;
 
+/// Longest line the agent writes, in bytes: what one frame of a guest holds, less its wrapping.
+pub(crate) const MAX_SENT: usize = 10 * 1024 * 1024 - 64 * 1024;
+
 /// Longest answer of a model, in bytes of text and arguments together.
 pub const MAX_TURN: usize = 4 * 1024 * 1024;
 

@@ -9,7 +9,7 @@
 //!   the other side, and it makes no mistakes that can be mended here.
 //! - Ending all that is on its way ([`Peer::cancel_all`]) is told to the host for each request.
 
-use crate::limits::MAX_LINE;
+use crate::limits::{MAX_LINE, MAX_SENT};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -43,6 +43,9 @@ pub enum PeerError {
     /// The host sent too long a line.
     #[error("the host sent a line of more than {MAX_LINE} bytes")]
     TooLong,
+    /// What is to be said is too long.
+    #[error("the message has {0} bytes, {MAX_SENT} are the limit: clear the conversation")]
+    Long(usize),
     /// A message can't be written as JSON.
     #[error("a message cannot be written")]
     Unwritable(#[source] serde_json::Error),
@@ -243,6 +246,10 @@ impl Peer {
         let mut line = serde_json::to_vec(message).map_err(PeerError::Unwritable)?;
         // In JSON, line breaks can only stand between tokens.
         line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        // A longer one would end the stream, and the agent with it.
+        if MAX_SENT < line.len() {
+            return Err(PeerError::Long(line.len()));
+        }
         line.push(b'\n');
         let mut output = self.0.output.lock().unwrap_or_else(PoisonError::into_inner);
         output.write_all(&line)?;
@@ -445,6 +452,15 @@ mod tests {
         assert!(matches!(waiting.next(soon()), Ok(Heard::Cancelled)));
         let sent = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         assert!(sent.contains(r#""method":"notifications/cancelled","params":{"requestId":1}"#));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent_and_ends_nothing() {
+        let sink = Sink::default();
+        let peer = Peer::new(sink.clone());
+        let long = peer.ask("x", |_| "y".repeat(MAX_SENT));
+        assert!(matches!(long, Err(PeerError::Long(_))) && sink.0.lock().unwrap().is_empty());
+        assert!(peer.ask("x", |_| "y").is_ok());
     }
 
     #[test]

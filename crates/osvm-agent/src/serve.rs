@@ -216,20 +216,37 @@ struct ByHand {
 }
 
 impl Agent {
-    /// Plans without a model, asks whether to go on, and shows what the tools say.
+    /// Plans without a model, asks whether to go on, and shows what the tools say. What is said is
+    /// kept like a conversation with a model, so that a session can go on with one.
     fn ask_local(&mut self, request: &str, run: bool) -> Result<Outcome, AskError> {
+        let outcome = self.local(request, run)?;
+        if run {
+            self.keep(request.to_owned(), &outcome.text);
+        }
+        Ok(outcome)
+    }
+
+    fn keep(&mut self, request: String, answer: &str) {
+        let text = answer.get(..answer.floor_char_boundary(self.limits().result));
+        self.say(Message::User { text: request });
+        self.say(Message::Assistant { text: text.unwrap_or_default().into(), calls: Vec::new() });
+    }
+
+    fn local(&mut self, request: &str, run: bool) -> Result<Outcome, AskError> {
         self.begin(request)?;
         let calls = match local::plan(&self.catalog, request) {
             Plan::Calls(calls) => calls,
             Plan::Missing { tool, arguments } => {
                 let arguments = arguments.join("`, `");
-                let text =
-                    format!("`{tool}` fits, but the request does not say its `{arguments}`.");
+                let text = format!(
+                    "`{tool}` fits, but the request does not say its `{arguments}`. What a text is \
+                     has to stand in \"double quotes\"."
+                );
                 return Ok(Outcome { text, ..Outcome::default() });
             }
             Plan::NoTool => {
-                let text = "No tool has any of these words. `/tools` lists them, and \
-                    `/call server tool {json}` calls one. No model is configured: see `osvm help`."
+                let text = "No tool has any of these words, and no model is configured that would \
+                    understand them. `osvm mcp tools` lists the tools."
                     .to_owned();
                 return Ok(Outcome { text, ..Outcome::default() });
             }
@@ -276,7 +293,10 @@ impl Agent {
         let name = tool.map_or_else(|| by_hand.tool.clone(), |tool| tool.name.clone());
         let call = Call { id: "by_hand".into(), name, arguments: by_hand.arguments.clone() };
         self.tell_plan(std::slice::from_ref(&call), false);
-        self.run_in_turn(&[call])
+        let outcome = self.run_in_turn(&[call])?;
+        let ByHand { server, tool, arguments } = by_hand;
+        self.keep(format!("/call {server} {tool} {}", arguments.get()), &outcome.text);
+        Ok(outcome)
     }
 
     fn run_in_turn(&self, calls: &[Call]) -> Result<Outcome, AskError> {

@@ -34,11 +34,16 @@ const MOST_MODELS: usize = 4;
 /// Longest parameters of an event, in bytes; what is longer is not shown, but the session goes on.
 const MAX_EVENT: usize = 16 * 1024 * 1024;
 
+/// Longest message the agent is sent, in bytes: what one frame to a guest holds, less its wrapping.
+const MAX_TO_AGENT: usize = 10 * 1024 * 1024 - 64 * 1024;
+
 /// What the agent calls itself, towards the gateway and in receipts.
 const NAME: &str = "osvm-agent";
 
 /// Code of what the host refuses.
 const DENIED: i64 = 1203;
+/// Code of what is longer than an agent takes.
+const TOO_LONG: i64 = 1205;
 /// Code of a model that can't be reached.
 const NO_MODEL: i64 = 1204;
 
@@ -49,6 +54,9 @@ pub trait Terminal: Send + Sync {
 
     /// Whether a plan of `calls` calls, which was shown, is to run.
     fn confirm(&self, calls: u32) -> bool;
+
+    /// The agent asked for what it is not granted: the method, made safe to show, and its parameters.
+    fn refused(&self, method: &str, params: &str);
 
     /// The agent is gone; nothing more comes.
     fn gone(&self);
@@ -255,6 +263,13 @@ impl Supervisor {
             params: P,
         }
         let id = self.desk.last.fetch_add(1, Ordering::SeqCst);
+        let request = serde_json::to_string(&Request { jsonrpc: "2.0", id, method, params });
+        let request =
+            request.map_err(|error| Failure { code: TOO_LONG, message: error.to_string() })?;
+        if MAX_TO_AGENT < request.len() {
+            let message = format!("{}: start a new session", too_long(request.len()));
+            return Err(Failure { code: TOO_LONG, message });
+        }
         let (sender, answer) = mpsc::channel();
         {
             let mut state = self.desk.lock();
@@ -263,7 +278,7 @@ impl Supervisor {
             }
             state.waiting.insert(id, sender);
         }
-        self.desk.agent.send(&Request { jsonrpc: "2.0", id, method, params });
+        self.desk.agent.line(&request);
         answer.recv().unwrap_or_else(|_| Err(Failure::gone()))
     }
 }
@@ -271,6 +286,11 @@ impl Supervisor {
 #[derive(Serialize)]
 struct Text<'a> {
     text: &'a str,
+}
+
+/// What is said of a message that is too long for an agent.
+fn too_long(bytes: usize) -> String {
+    format!("the message has {bytes} bytes, and an agent takes {MAX_TO_AGENT}")
 }
 
 /// Whether a request says that it comes from the agent, and from nobody else.
@@ -325,7 +345,14 @@ impl Desk {
     fn hear_gateway(&self, mut input: BufReader<Box<dyn Read + Send>>) {
         let mut buffer = Vec::new();
         while let Ok(true) = read_line(&mut input, &mut buffer) {
-            self.agent.bytes(&buffer);
+            if buffer.len() <= MAX_TO_AGENT {
+                self.agent.bytes(&buffer);
+            } else if let Ok(Line { id: Some(id), method: None, .. }) =
+                serde_json::from_slice(&buffer)
+            {
+                // The tool has run: whoever asked hears why there is no result to be seen.
+                self.refuse(&id, TOO_LONG, &too_long(buffer.len()));
+            }
         }
         // Without its gateway an agent can do nothing.
         self.agent.close();
@@ -347,7 +374,9 @@ impl Desk {
             "agent/confirm" => self.in_a_thread(line, Self::confirm),
             other => {
                 let other: String = other.chars().take(64).collect();
-                warn!("the agent asks for `{}`, which it may not", other.escape_debug());
+                let other = other.escape_debug().to_string();
+                warn!("the agent asks for `{other}`, which it may not");
+                self.terminal.refused(&other, line.params.as_deref().map_or("", RawValue::get));
                 if let Some(id) = &line.id {
                     self.refuse(id, DENIED, "an agent is granted nothing of the kind");
                 }

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //!
+//! - A session has a file from its first message on: one in which nobody said anything is none.
 //! - A line is written at once and whole; a crash loses at most the one being written, and a
 //!   reader leaves out a last line that is torn.
 //! - Files are readable by their owner only.
@@ -67,7 +68,8 @@ pub struct Sessions {
 pub struct SessionLog {
     id: String,
     path: PathBuf,
-    file: File,
+    /// Made with the first line.
+    file: Option<File>,
 }
 
 #[derive(Serialize)]
@@ -102,8 +104,12 @@ impl Sessions {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
         made.map_err(|source| SessionError::Io { path: self.dir.clone(), source })?;
         let id = Ulid::generate().to_string();
-        let log = self.open(&id, OFlags::CREATE | OFlags::EXCL)?;
-        Ok(log)
+        Ok(SessionLog { path: self.path(&id), id, file: None })
+    }
+
+    /// Whether something was said in that session.
+    pub fn has(&self, id: &str) -> bool {
+        id.parse::<Ulid>().is_ok() && self.path(id).is_file()
     }
 
     /// One that goes on, and what was said in it: `id`, or the newest.
@@ -126,9 +132,13 @@ impl Sessions {
             }
             read => read.map_err(|source| SessionError::Io { path, source })?,
         };
-        let mut log = self.open(&id, OFlags::empty())?;
-        log.fresh_line()?;
-        Ok((log, messages))
+        let path = self.path(&id);
+        let opened = open(&path, OFlags::empty()).and_then(|mut file| {
+            fresh_line(&mut file)?;
+            Ok(file)
+        });
+        let file = opened.map_err(|source| SessionError::Io { path: path.clone(), source })?;
+        Ok((SessionLog { id, path, file: Some(file) }, messages))
     }
 
     /// The newest sessions, newest first.
@@ -173,15 +183,6 @@ impl Sessions {
         Ok(ids)
     }
 
-    fn open(&self, id: &str, flags: OFlags) -> Result<SessionLog, SessionError> {
-        let path = self.path(id);
-        let flags = flags | OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Ok(SessionLog { id: id.to_owned(), path, file: file.into() }),
-            Err(error) => Err(SessionError::Io { path, source: error.into() }),
-        }
-    }
-
     fn path(&self, id: &str) -> PathBuf {
         self.dir.join(format!("{id}.jsonl"))
     }
@@ -216,25 +217,29 @@ impl SessionLog {
         let line = serde_json::to_vec(&Line { time, message, cleared }).map_err(io::Error::from);
         let written = line.and_then(|mut line| {
             line.push(b'\n');
-            self.file.write_all(&line)
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(open(&self.path, OFlags::CREATE | OFlags::EXCL)?),
+            };
+            file.write_all(&line)
         });
         written.map_err(|source| SessionError::Io { path: self.path.clone(), source })
     }
+}
 
-    /// A line that a crash tore must not take the next one with it.
-    fn fresh_line(&mut self) -> Result<(), SessionError> {
-        use std::os::unix::fs::FileExt as _;
-        let mut last = [b'\n'];
-        let read = self.file.metadata().and_then(|metadata| {
-            metadata
-                .len()
-                .checked_sub(1)
-                .map_or(Ok(()), |at| self.file.read_exact_at(&mut last, at))
-        });
-        let mended =
-            read.and_then(|()| if last == *b"\n" { Ok(()) } else { self.file.write_all(b"\n") });
-        mended.map_err(|source| SessionError::Io { path: self.path.clone(), source })
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// A line that a crash tore must not take the next one with it.
+fn fresh_line(file: &mut File) -> io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let mut last = [b'\n'];
+    if let Some(at) = file.metadata()?.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
     }
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
 }
 
 /// What was said in a session since it was cleared last. Lines that are torn are left out.
@@ -281,8 +286,10 @@ mod tests {
         let sessions = Sessions::new(dir.path().join("s"));
         assert!(matches!(sessions.resume(None), Err(SessionError::None)));
         let mut log = sessions.begin().unwrap();
+        assert!(sessions.list().unwrap().is_empty() && !sessions.has(log.id()));
         log.add(&user("one")).unwrap();
         let id = log.id().to_owned();
+        assert!(sessions.has(&id));
         drop(log);
         let (mut log, messages) = sessions.resume(Some(&id)).unwrap();
         assert_eq!(texts(&messages), ["one"]);
@@ -300,7 +307,7 @@ mod tests {
         let sessions = Sessions::new(dir.path());
         let mut log = sessions.begin().unwrap();
         log.add(&user("one")).unwrap();
-        log.file.write_all(b"{\"time\":\"x\",\"mess").unwrap();
+        log.file.as_mut().unwrap().write_all(b"{\"time\":\"x\",\"mess").unwrap();
         drop(log);
         let (mut log, messages) = sessions.resume(None).unwrap();
         assert_eq!(texts(&messages), ["one"]);

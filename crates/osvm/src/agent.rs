@@ -26,6 +26,7 @@ mod editor;
 mod feed;
 mod place;
 mod plain;
+mod refusals;
 mod screen;
 mod session;
 mod slash;

@@ -35,6 +35,7 @@ impl Models for Script {
 struct Screen {
     events: Mutex<Vec<String>>,
     gone: Mutex<bool>,
+    refused: Mutex<Vec<String>>,
     /// Cancels when a call starts.
     cancels: Mutex<Option<Sender<()>>>,
 }
@@ -51,6 +52,10 @@ impl Terminal for Screen {
 
     fn confirm(&self, _: u32) -> bool {
         true
+    }
+
+    fn refused(&self, method: &str, _: &str) {
+        self.refused.lock().unwrap().push(method.into());
     }
 
     fn gone(&self) {
@@ -76,6 +81,9 @@ fn serve_tools(from: PipeReader, mut to: PipeWriter) -> Vec<Value> {
                 "description": "Says what it was told", "inputSchema": {"type": "object",
                 "properties": {"text": {"type": "string"}}, "required": ["text"]}}]}),
             Some("tools/call") if message["params"]["arguments"]["text"] == "never" => continue,
+            Some("tools/call") if message["params"]["arguments"]["text"] == "long" => {
+                json!({"content": [{"type": "text", "text": "x".repeat(MAX_TO_AGENT)}]})
+            }
             Some("tools/call") => json!({"content": [{"type": "text", "text": "one"}]}),
             _ => continue,
         };
@@ -149,6 +157,11 @@ fn without_a_model_the_local_planner_works_and_calls_by_hand_do() {
     let arguments = RawValue::from_string("{\"text\":\"x\"}".into()).unwrap();
     assert!(supervisor.call("x", "system__echo", &arguments).unwrap().get().contains("one"));
     assert!(supervisor.plan("echo \"hi\"").unwrap().get().contains("\"calls\":1"));
+    let arguments = RawValue::from_string("{\"text\":\"long\"}".into()).unwrap();
+    let long = supervisor.call("x", "system__echo", &arguments).unwrap();
+    assert!(long.get().contains("and an agent takes 10420224"), "{}", long.get());
+    let failure = supervisor.prompt(&"x".repeat(MAX_TO_AGENT)).unwrap_err();
+    assert_eq!(failure.code, TOO_LONG);
     supervisor.clear().unwrap();
 }
 
@@ -221,6 +234,9 @@ fn an_agent_that_was_turned_reaches_nothing_else() {
     let supervisor = Supervisor::start(parts, &Start::default()).unwrap();
     let answers = turned.join().unwrap();
     assert!(answers.iter().all(|answer| answer["error"]["code"] == DENIED), "{answers:?}");
+    let refused =
+        ["host/file", "host/http", "initialize", "resources/read", "tools/list", "tools/call"];
+    assert_eq!(*screen.refused.lock().unwrap(), refused);
     assert!(supervisor.prompt("x").is_err());
     assert!(supervisor.is_gone());
     assert!(*screen.gone.lock().unwrap());

@@ -8,6 +8,7 @@
 
 use super::calls::planned;
 use super::feed::{Answer, Feed, Happening, Question};
+use super::refusals::Refusals;
 use super::words;
 use crate::cli::Yes;
 use osvm_agent::{Event, PlannedCall};
@@ -62,11 +63,11 @@ impl Approver {
         }
     }
 
-    fn ask(&self, lines: Vec<String>, is_over: &dyn Fn() -> bool) -> Option<Answer> {
+    fn ask(&self, lines: Vec<String>, always: bool, is_over: &dyn Fn() -> bool) -> Option<Answer> {
         let person = self.person.as_ref()?;
         let (reply, answer) = mpsc::sync_channel(1);
         let over = Arc::new(AtomicBool::new(false));
-        let question = Question { lines, reply, over: Arc::clone(&over) };
+        let question = Question { lines, always, reply, over: Arc::clone(&over) };
         person.send(Happening::Asked(question)).ok()?;
         loop {
             match answer.recv_timeout(LOOK) {
@@ -91,7 +92,7 @@ impl Approver {
         }
         let mut lines = vec!["run this plan?".to_owned()];
         lines.extend(plan.iter().map(|call| format!("  {}", planned(call))));
-        matches!(self.ask(lines, &|| false), Some(Answer::Yes | Answer::Always))
+        self.ask(lines, false, &|| false) == Some(Answer::Yes)
     }
 }
 
@@ -113,7 +114,7 @@ impl Prompt for Approver {
         }
         lines.push(format!("arguments: {}", words::brief(arguments, ARGUMENTS)));
         lines.push(format!("rule: {}", words::brief(rule, 200)));
-        let answer = Self::ask(self, lines, is_over)?;
+        let answer = Self::ask(self, lines, true, is_over)?;
         if answer == Answer::Always {
             self.always.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         }
@@ -129,14 +130,15 @@ impl Prompt for Approver {
 pub(crate) struct Desk {
     feed: Feed,
     approver: Arc<Approver>,
+    refusals: Refusals,
     /// The plan that was told last.
     plan: Mutex<Vec<PlannedCall>>,
 }
 
 impl Desk {
     /// One that tells `feed`.
-    pub(crate) fn new(feed: Feed, approver: Arc<Approver>) -> Self {
-        Self { feed, approver, plan: Mutex::default() }
+    pub(crate) fn new(feed: Feed, approver: Arc<Approver>, refusals: Refusals) -> Self {
+        Self { feed, approver, refusals, plan: Mutex::default() }
     }
 }
 
@@ -159,6 +161,10 @@ impl Terminal for Desk {
         // What is run is what was shown, or nothing is.
         usize::try_from(calls).is_ok_and(|calls| calls == plan.len())
             && self.approver.confirm(&plan)
+    }
+
+    fn refused(&self, method: &str, params: &str) {
+        self.refusals.write(method, params);
     }
 
     fn gone(&self) {
@@ -229,7 +235,9 @@ mod tests {
     fn a_plan_that_was_not_shown_is_not_confirmed() {
         let (to, _from) = feed();
         let approver = Arc::new(Approver::new(Some(Yes::All), None));
-        let desk = Desk::new(to, approver);
+        let dir = tempfile::tempdir().unwrap();
+        let refusals = Refusals::new(osvm_receipts::Receipts::new(dir.path()));
+        let desk = Desk::new(to, approver, refusals);
         assert!(!desk.confirm(1) && desk.confirm(0));
     }
 }

@@ -21,6 +21,8 @@ const ARGUMENTS: usize = 160;
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     planned: VecDeque<PlannedCall>,
+    /// Whether the newest plan is a model's, which reads what its calls say.
+    by_model: bool,
     running: Vec<Running>,
     done: VecDeque<Done>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Done {
     pub(crate) text: String,
     /// Bytes of the whole result.
     pub(crate) bytes: usize,
+    /// Whether a model asked for it.
+    by_model: bool,
 }
 
 /// `isolation` of the envelope, as far as people are told.
@@ -92,7 +96,8 @@ impl Calls {
     /// Takes an event; a call that ended with it is returned.
     pub(crate) fn take(&mut self, event: &Event, now: Instant) -> Option<Done> {
         match event {
-            Event::Plan { calls, .. } => {
+            Event::Plan { calls, by_model } => {
+                self.by_model = *by_model;
                 self.planned.extend(calls.iter().take(MOST).cloned());
                 while MOST < self.planned.len() {
                     self.planned.pop_front();
@@ -119,6 +124,7 @@ impl Calls {
                     isolation: Isolation::read(isolation.as_deref()),
                     text: words::clean(text),
                     bytes: *bytes,
+                    by_model: self.by_model,
                 };
                 self.done.push_back(done.clone());
                 if MOST < self.done.len() {
@@ -186,6 +192,11 @@ impl Done {
     pub(crate) fn words(&self) -> String {
         let mark = if self.is_error { "✗" } else { "✓" };
         format!("{mark} {}: {}, {} bytes", self.name, self.isolation.words(), self.bytes)
+    }
+
+    /// Why it failed, if nobody else says so: without a model the result is the answer.
+    pub(crate) fn why(&self) -> Option<String> {
+        (self.is_error && self.by_model).then(|| format!("  {}", words::brief(&self.text, 300)))
     }
 }
 

@@ -137,8 +137,9 @@ impl Chat {
 
     fn done(&mut self, done: &Done) {
         let mut text = done.words();
-        if done.is_error {
-            text.push_str(&format!("\n  {}", words::brief(&done.text, 300)));
+        if let Some(why) = done.why() {
+            text.push('\n');
+            text.push_str(&why);
         }
         self.add(if done.is_error { Kind::Error } else { Kind::Call }, &text);
     }

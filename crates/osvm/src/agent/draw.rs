@@ -13,6 +13,7 @@ use super::calls::Running;
 use super::chat::{Chat, Entry, Kind};
 use super::editor::Editor;
 use super::feed::Question;
+use super::status;
 use super::words::{self, wrap};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
@@ -53,7 +54,7 @@ pub(crate) fn draw(chat: &Chat, now: Instant, frame: &mut Frame<'_>) -> usize {
     let first = chat.status.lines().next().unwrap_or_default();
     let bar = style(chat, Style::new().add_modifier(Modifier::REVERSED));
     frame.render_widget(
-        Paragraph::new(Line::styled(words::brief(first, width), bar)).style(bar),
+        Paragraph::new(Line::styled(status::fit(&words::clean(first), width), bar)).style(bar),
         status,
     );
     let (lines, scroll) = conversation(chat, width, usize::from(talk.height));
@@ -154,7 +155,8 @@ fn asked(question: &Question, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = lines.collect();
     // The choices are seen whatever the arguments are.
     lines.truncate(QUESTION - 1);
-    lines.push("[y] yes   [n] no   [a] always in this session".to_owned());
+    let always = if question.always { "   [a] always in this session" } else { "" };
+    lines.push(format!("[y] yes   [n] no{always}"));
     lines
 }
 

@@ -58,7 +58,7 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// The answer that was typed.
-    pub(crate) fn of(text: &str) -> Option<Self> {
+    fn of(text: &str) -> Option<Self> {
         match text.trim().to_ascii_lowercase().as_str() {
             "y" | "yes" => Some(Self::Yes),
             "n" | "no" | "" => Some(Self::No),
@@ -73,6 +73,8 @@ impl Answer {
 pub(crate) struct Question {
     /// What it is about, a line each.
     pub(crate) lines: Vec<String>,
+    /// Whether "always" is an answer to it.
+    pub(crate) always: bool,
     /// Where the answer goes.
     pub(crate) reply: SyncSender<Answer>,
     /// Whether nobody waits for the answer any more.
@@ -84,6 +86,11 @@ impl Question {
     pub(crate) fn answer(&self, answer: Answer) {
         // Whoever asked may have given up.
         let _told = self.reply.try_send(answer);
+    }
+
+    /// The answer that was typed, if it is one to this question.
+    pub(crate) fn read(&self, text: &str) -> Option<Answer> {
+        Answer::of(text).filter(|answer| self.always || *answer != Answer::Always)
     }
 
     /// Whether nobody waits any more.

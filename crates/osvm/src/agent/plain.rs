@@ -231,10 +231,10 @@ impl<'s> Plain<'s> {
                 self.questions.retain(|question| !question.is_over());
                 if self.questions.is_empty() {
                     self.typed.push_back(line);
-                } else if let Some(answer) = Answer::of(&line) {
+                } else if let Some(answer) = self.answer_of(&line) {
                     self.answer(answer);
                 } else {
-                    self.printer.question("[y]es, [n]o, [a]lways? ");
+                    self.show_question();
                 }
             }
             Happening::InputEnded => {
@@ -263,8 +263,14 @@ impl<'s> Plain<'s> {
     fn show_question(&self) {
         if let Some(question) = self.questions.front() {
             let lines = words::clean(&question.lines.join("\n"));
-            self.printer.question(&format!("{lines}\n[y]es, [n]o, [a]lways in this session? "));
+            let always = if question.always { ", [a]lways in this session" } else { "" };
+            self.printer.question(&format!("{lines}\n[y]es, [n]o{always}? "));
         }
+    }
+
+    /// What a line answers to the oldest question.
+    fn answer_of(&self, line: &str) -> Option<Answer> {
+        self.questions.front().and_then(|question| question.read(line))
     }
 
     /// Answers the oldest question, and shows the next.
@@ -309,8 +315,8 @@ impl<'s> Plain<'s> {
         }
         if let Some(done) = done {
             self.note(&done.words())?;
-            if done.is_error {
-                self.note(&format!("  {}", words::brief(&done.text, 300)))?;
+            if let Some(why) = done.why() {
+                self.note(&why)?;
             }
         }
         Ok(())

@@ -219,7 +219,7 @@ impl View<'_> {
             return self.interrupt();
         }
         if let (Some(question), KeyCode::Char(letter)) = (self.chat.question(), key.code) {
-            if let Some(answer) = Answer::of(&letter.to_string()).filter(|_| !control) {
+            if let Some(answer) = question.read(&letter.to_string()).filter(|_| !control) {
                 question.answer(answer);
                 self.chat.questions.pop_front();
             }

@@ -8,6 +8,7 @@
 use super::approver::{Approver, Desk};
 use super::feed::{Feed, Happening, Work};
 use super::place::{self, Launched};
+use super::refusals::Refusals;
 use super::slash::Show;
 use super::status::StatusLine;
 use super::{slash, words};
@@ -20,6 +21,7 @@ use osvm_agent::conversation::Message;
 use osvm_agent::{Model, Provider, Start, Usage};
 use osvm_gateway::{Gateway, Selection, Stop};
 use osvm_policy::Env;
+use osvm_receipts::Receipts;
 use osvm_rules::Prompt;
 use osvm_secrets::SecretName;
 use osvm_supervisor::{
@@ -31,6 +33,18 @@ use std::io::pipe;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+/// Letters of what a tool says of itself, in a list.
+const SUMMARY: usize = 60;
+
+/// How there would be a model.
+const NO_MODEL: &str = "\
+no model is configured. Start osvm with the variables of one:
+  OSVM_AI_URL=http://127.0.0.1:11434/v1 OSVM_AI_MODEL=qwen3         Ollama, vLLM, llama.cpp
+  OPENAI_API_KEY=… OPENAI_MODEL=…                                   OpenAI
+  ANTHROPIC_API_KEY=… ANTHROPIC_MODEL=…                             Anthropic
+  OSVM_AI_URL=https://… OSVM_AI_MODEL=… OSVM_AI_KEY=…               others that speak like OpenAI
+or write them into ~/.config/osvm/agent.toml; docs/agent.md has the details";
 
 /// What a session is to be.
 #[derive(Clone, Debug)]
@@ -90,7 +104,8 @@ impl Session {
         let stop = Stop::new().map_err(cannot)?;
         let (to_agent, serving) = serving(&gateway, &stop).map_err(cannot)?;
         let models = model.clone().map(|model| Arc::new(Providers::new(model)) as Arc<dyn Models>);
-        let terminal: Arc<dyn Terminal> = Arc::new(Desk::new(feed.clone(), approver));
+        let refusals = Refusals::new(Receipts::new(context.receipts_dir(&env)));
+        let terminal: Arc<dyn Terminal> = Arc::new(Desk::new(feed.clone(), approver, refusals));
         let parts = Parts { agent: link, gateway: to_agent, models, terminal, log: Some(log) };
         let start = Start {
             model: model.as_ref().map(|config| config.model.clone()),
@@ -182,15 +197,17 @@ impl Session {
         };
         match &self.model {
             Some(config) => format!("{place}; model {}", words::brief(&config.model.name, 80)),
-            None => format!("{place}; no model is configured, so a local planner matches words"),
+            None => format!(
+                "{place}; no model is configured, so words are matched with tools: try \
+                 `echo \"hi\"`. `/model` says how to choose a model, `/help` what else there is"
+            ),
         }
     }
 
     /// The model, the tokens that were taken, and what they cost.
     pub(crate) fn model_words(&self, usage: Usage) -> String {
         let Some(config) = &self.model else {
-            return "no model is configured: set OSVM_AI_URL and OSVM_AI_MODEL, or see docs/agent.md"
-                .to_owned();
+            return NO_MODEL.to_owned();
         };
         let Model { provider, name, .. } = &config.model;
         let shape = match provider {
@@ -206,8 +223,10 @@ impl Session {
 
     fn tools(&self) -> String {
         let catalog = self.gateway.catalog();
-        let mut rows = vec![["NAME", "MODE"].map(str::to_owned)];
-        rows.extend(catalog.tools().map(|tool| [tool.name.clone(), tool.mode().to_owned()]));
+        let mut rows = vec![["NAME", "MODE", "WHAT IT SAYS OF ITSELF"].map(str::to_owned)];
+        rows.extend(catalog.tools().map(|tool| {
+            [tool.name.clone(), tool.mode().to_owned(), words::brief(&tool.summary(), SUMMARY)]
+        }));
         printer::table(&rows).trim_end().to_owned()
     }
 }

@@ -1,5 +1,6 @@
 //! The status line of a session: the counts of `osvm status`, and where the agent is.
 
+use super::words;
 use crate::context::{Context, cases};
 use crate::failure::Failure;
 use osvm_policy::Env;
@@ -55,9 +56,39 @@ fn with_agent(status: &str, servers: bool, place: &str, brokered: bool) -> Strin
     format!("{counts} • agent({place}:run){between}{rest}")
 }
 
+/// The line in at most `width` letters: servers are left out and counted before anything else is.
+pub(crate) fn fit(line: &str, width: usize) -> String {
+    let fits = |line: &str| line.chars().count() <= width;
+    let mut parts = line.splitn(3, " • ");
+    let (Some(counts), Some(places), Some(rest)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return words::brief(line, width);
+    };
+    let places: Vec<&str> = places.split(' ').collect();
+    let shorter = (1..places.len()).rev().map(|shown| {
+        let (some, others) = places.split_at(shown);
+        format!("{counts} • {} +{} • {rest}", some.join(" "), others.len())
+    });
+    let all = std::iter::once(line.to_owned());
+    all.chain(shorter).find(|line| fits(line)).unwrap_or_else(|| words::brief(line, width))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let line = "OSVM: 1μVMs 2uK • agent(μVM-1:run) x(uK:cfg) y(uK:cfg) • net:none • up:41s";
+        assert_eq!(fit(line, 80), line);
+        assert_eq!(
+            fit(line, 70),
+            "OSVM: 1μVMs 2uK • agent(μVM-1:run) x(uK:cfg) +1 • net:none • up:41s"
+        );
+        assert_eq!(fit(line, 60), "OSVM: 1μVMs 2uK • agent(μVM-1:run) +2 • net:none • up:41s");
+        assert_eq!(fit(line, 20), "OSVM: 1μVMs 2uK • a…");
+        assert_eq!(fit("OSVM: unknown: no file", 10), "OSVM: unk…");
+    }
 
     #[test]
     fn the_agent_stands_before_the_servers() {

@@ -31,10 +31,10 @@ pub(crate) fn run(context: &Context, args: &Agent) -> Outcome {
         let log = context.dirs(&context.env()?).state().join(LOG);
         full_screen(&session, &to, &happenings, has_colors(context), &log)
     };
-    let (id, said) = (session.id.clone(), !session.before.is_empty());
+    let id = session.id.clone();
     drop(happenings);
     session.close();
-    if person && (said || outcome.is_ok()) {
+    if person && sessions(context, &context.env()?).has(&id) {
         context.printer.note(&format!("session {id}: `osvm agent --resume {id}` goes on with it"));
     }
     outcome

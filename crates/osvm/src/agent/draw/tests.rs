@@ -84,7 +84,8 @@ fn a_question_is_asked_where_it_is_seen() {
     let (reply, answers) = mpsc::sync_channel(1);
     let lines =
         vec!["`s/wipe` needs your approval".into(), format!("arguments: {}", "x".repeat(900))];
-    chat.questions.push_back(Question { lines, reply, over: Arc::new(AtomicBool::new(false)) });
+    let over = Arc::new(AtomicBool::new(false));
+    chat.questions.push_back(Question { lines, always: true, reply, over });
     let shown = picture(&chat, begun, 40, 20);
     assert!(shown.contains("`s/wipe` needs your approval"), "{shown}");
     assert!(shown.contains("[y] yes   [n] no   [a] always"), "{shown}");
