@@ -50,18 +50,33 @@ pub(crate) fn check_three_calls(home: &Home, endpoint: &Endpoint, output: &Outpu
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ended: Vec<&Value> = lines.iter().filter_map(|line| line.get("call_ended")).collect();
     assert_eq!(ended.len(), 3, "{lines:#?}");
-    let mut machines = BTreeSet::new();
+    let (mut machines, mut cids) = (BTreeSet::new(), BTreeSet::new());
     for call in &ended {
         assert_eq!(call["is_error"], false, "{call}");
         let isolation = &call["isolation"];
         assert_eq!(isolation["mode"], "unikernel", "{call}");
         assert_eq!(isolation["fallback"], Value::Null);
-        assert!(200 <= isolation["cid"].as_u64().unwrap());
+        let cid = isolation["cid"].as_u64().unwrap();
+        assert!((200..300).contains(&cid), "{call}");
+        cids.insert(cid);
         let vm = isolation["vm_pid"].as_u64().unwrap();
         assert!(!Path::new(&format!("/proc/{vm}")).exists(), "the VM is gone");
         machines.insert(vm);
     }
     assert_eq!(machines.len(), 3, "a machine of its own for each call");
+    assert_eq!(cids.len(), 3, "a CID of its own for each call");
+    let receipts = receipts(home);
+    let of = |name: &str| -> BTreeSet<u64> {
+        receipts.iter().map(|receipt| receipt["isolation"][name].as_u64().unwrap()).collect()
+    };
+    assert_eq!((receipts.len(), of("vm_pid"), of("cid")), (3, machines, cids), "{receipts:#?}");
+    for receipt in &receipts {
+        assert_eq!(
+            (&receipt["client"], &receipt["exit"]),
+            (&json!("osvm-agent"), &json!("result"))
+        );
+    }
+    home.osvm(["receipts", "verify"]).assert().code(0);
     let plan = lines.iter().find_map(|line| line.get("plan")).unwrap();
     assert_eq!(plan["calls"][0]["mode"], "unikernel");
     let last = &lines.last().unwrap()["outcome"];
@@ -75,6 +90,12 @@ pub(crate) fn check_three_calls(home: &Home, endpoint: &Endpoint, output: &Outpu
     let logs: Vec<Value> = serde_json::from_slice(&logs.stdout).unwrap();
     assert_eq!(logs.len(), 3, "{logs:#?}");
     check_nothing_runs(home);
+}
+
+/// The receipts of this home, oldest first.
+pub(crate) fn receipts(home: &Home) -> Vec<Value> {
+    let output = home.osvm(["receipts", "ls", "--json"]).output().unwrap();
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// No process of this home, no VM.
@@ -302,7 +323,6 @@ unknown field `modle`, expected one of [..]
 fn without_its_microvm_the_agent_does_not_start_and_says_what_is_missing() {
     let home = Home::new();
     home.osvm(["ask", "hi"]).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
-starting μVM-1 …
 error: µVM-1 cannot start, and the agent runs nowhere else
 ...
 hint: [..]or have the agent run on this host with `--direct`
@@ -332,6 +352,13 @@ fn a_prompt_of_a_megabyte_is_taken_and_a_longer_one_is_not() {
         assert!(all.contains(said), "{all}");
         assert_eq!(output.status.code(), Some(code));
     }
+    let mut osvm = home.osvm_std(&["ask", "--direct", "-"]);
+    osvm.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut osvm = osvm.spawn().unwrap();
+    osvm.stdin.take().unwrap().write_all(&[0, 159, 146, 150, 27, b'[', b'2', b'J']).unwrap();
+    let output = osvm.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("error: the prompt is not UTF-8\n"));
     let asked = endpoint.asked();
     assert!(1024 * 1024 < asked[0].to_string().len() && asked.len() == 1);
 }
@@ -356,6 +383,29 @@ fn ctrl_c_ends_a_model_that_thinks() {
     let home = Home::new();
     let endpoint = Endpoint::start(Shape::OpenAi, vec![Reply::Silence]);
     interrupted(&home, &endpoint, || !endpoint.asked().is_empty());
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_model_that_is_busy() {
+    let home = Home::new();
+    let busy = Reply::Status(429, "retry-after: 600\r\n", "{}".into());
+    let endpoint = Endpoint::start(Shape::OpenAi, vec![busy]);
+    interrupted(&home, &endpoint, || !endpoint.asked().is_empty());
+    assert_eq!(endpoint.asked().len(), 1);
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_an_approval() {
+    let home = crate::agent_screen::asking_home();
+    let script = vec![Shape::OpenAi.calls(&[("x", "system__echo", echo("hi"))])];
+    let endpoint = Endpoint::start(Shape::OpenAi, script);
+    let pending = || {
+        let pending = home.osvm(["approvals", "ls", "--json"]).output().unwrap();
+        text(&pending.stdout).contains("echo")
+    };
+    interrupted(&home, &endpoint, pending);
+    let receipts = receipts(&home);
+    assert!(receipts.iter().all(|receipt| receipt["exit"] != "result"), "{receipts:?}");
 }
 
 #[test]

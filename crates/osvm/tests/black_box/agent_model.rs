@@ -14,6 +14,8 @@ pub(crate) enum Reply {
     Stream(String),
     /// A stream that breaks off.
     Cut(String),
+    /// A stream that begins, and then nothing for as long as the other side waits.
+    Begin(String),
     /// A status with headers of its own.
     Status(u16, &'static str, String),
     /// Nothing, for as long as the other side waits.
@@ -145,14 +147,25 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// One that gives these answers, and the last one again and again.
     pub(crate) fn start(shape: Shape, script: Vec<Reply>) -> Self {
+        Self::watched(shape, script, |_| {})
+    }
+
+    /// The same; `watch` is told the number of each request before it is answered.
+    pub(crate) fn watched(
+        shape: Shape,
+        script: Vec<Reply>,
+        watch: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let heard = Arc::clone(&asked);
+        let watch = Arc::new(watch);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (heard, script) = (Arc::clone(&heard), script.clone());
-                thread::spawn(move || answer(stream, &heard, &script));
+                let watch = Arc::clone(&watch);
+                thread::spawn(move || answer(stream, &heard, &script, &*watch));
             }
         });
         Self { port, shape, asked }
@@ -174,13 +187,19 @@ impl Endpoint {
     }
 }
 
-fn answer(mut stream: TcpStream, heard: &Mutex<Vec<Value>>, script: &[Reply]) {
+fn answer(
+    mut stream: TcpStream,
+    heard: &Mutex<Vec<Value>>,
+    script: &[Reply],
+    watch: &dyn Fn(usize),
+) {
     let Some(body) = request(&mut stream) else { return };
     let at = {
         let mut heard = heard.lock().unwrap();
         heard.push(serde_json::from_slice(&body).unwrap());
         heard.len() - 1
     };
+    watch(at);
     let reply = script.get(at).or(script.last()).unwrap();
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n";
     // Whoever was cancelled has hung up.
@@ -194,8 +213,9 @@ fn answer(mut stream: TcpStream, heard: &Mutex<Vec<Value>>, script: &[Reply]) {
             "HTTP/1.1 {status} Scripted\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         ),
-        Reply::Silence => {
-            let _sent = write!(stream, "{head}content-length: 9\r\n\r\n");
+        Reply::Begin(_) | Reply::Silence => {
+            let text = if let Reply::Begin(text) = reply { text } else { "" };
+            let _sent = write!(stream, "{head}content-length: 1000000\r\n\r\n{text}");
             let _patience = stream.set_read_timeout(Some(Duration::from_secs(120)));
             // Ends when the other side does.
             stream.read(&mut [0]).map(drop)

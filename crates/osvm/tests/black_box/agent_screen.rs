@@ -15,6 +15,11 @@ struct Tmux {
 impl Tmux {
     /// Starts osvm; `None`, said on stderr, where there is no tmux.
     fn start(home: &Home, endpoint: &Endpoint, args: &[&str]) -> Option<Self> {
+        Self::start_with(home, endpoint, args, true)
+    }
+
+    /// The same, with a model or without one.
+    fn start_with(home: &Home, endpoint: &Endpoint, args: &[&str], model: bool) -> Option<Self> {
         if !Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success()) {
             eprintln!("SKIPPED: tmux is missing: `sudo apt-get install tmux`");
             let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
@@ -26,7 +31,10 @@ impl Tmux {
         let mut command = tmux.command();
         command.args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"]);
         command.args(["env", "-i"]);
-        for (name, value) in osvm.get_envs() {
+        let envs = osvm.get_envs().filter(|(name, _)| {
+            model || !name.to_str().is_some_and(|name| name.starts_with("OSVM_AI_"))
+        });
+        for (name, value) in envs {
             command.arg(format!("{}={}", name.to_str()?, value?.to_str()?));
         }
         command.arg("TERM=screen").arg("LANG=C.UTF-8");
@@ -83,7 +91,7 @@ impl Drop for Tmux {
 }
 
 /// A home in which `system/echo` needs an approval.
-fn asking_home() -> Home {
+pub(crate) fn asking_home() -> Home {
     let home = Home::new();
     home.write_config("{}");
     let rules = "permit(principal, action, resource);\n\
@@ -149,7 +157,7 @@ fn the_screen_is_what_it_was_frozen_as() {
     snapbox::assert_data_eq!(
         screen,
         snapbox::str![[r#"
-OSVM: 0μVMs 0uK • agent(host:run) osvm-mcp(uK:cfg) solana(uK:cfg) system(uK:cfg[..]
+OSVM: 0μVMs 0uK • agent(host:run) osvm-mcp(uK:cfg) +2 • net:none • up:[..]s
 
 
 
@@ -219,6 +227,74 @@ fn without_arguments_a_terminal_gets_the_agent() {
     let Some(tmux) = Tmux::start(&home, &endpoint, &[]) else { return };
     tmux.wait("µVM-1 cannot start, and the agent runs nowhere else");
     tmux.wait("ended with 2");
+}
+
+#[test]
+fn in_lines_the_words_of_a_model_are_shown_as_they_come() {
+    let home = Home::new();
+    let shape = Shape::OpenAi;
+    let Reply::Stream(whole) = shape.says("the first words") else { unreachable!() };
+    let begin = whole[..whole.find("\n\n").unwrap() + 2].to_owned();
+    let endpoint = Endpoint::start(shape, vec![Reply::Begin(begin), shape.says("all of it")]);
+    let Some(tmux) = Tmux::start(&home, &endpoint, &["agent", "--direct", "--plain"]) else {
+        return;
+    };
+    tmux.wait("› ");
+    tmux.line("go on");
+    tmux.wait("the first words");
+    tmux.keys(&["C-c"]);
+    tmux.wait("cancelled; its virtual machines are destroyed");
+    tmux.line("and now");
+    let screen = tmux.wait("all of it");
+    assert_eq!(screen.matches("all of it").count(), 1, "{screen}");
+    tmux.keys(&["C-c"]);
+    tmux.wait("ended with 0");
+    check_nothing_runs_but_tmux(&home, &tmux);
+}
+
+#[test]
+fn a_binary_paste_is_text_without_its_control_characters() {
+    let home = Home::new();
+    let endpoint = Endpoint::start(Shape::OpenAi, vec![Shape::OpenAi.says("got it")]);
+    let Some(tmux) = Tmux::start(&home, &endpoint, &["agent", "--direct"]) else { return };
+    tmux.wait("/help");
+    let mut bytes: Vec<u8> = (1..=255).filter(|byte| *byte != 0x1b).collect();
+    bytes.extend(b"/exit\nend of paste");
+    let file = home.write("paste", bytes);
+    tmux.run(&["load-buffer", file.to_str().unwrap()]);
+    tmux.run(&["paste-buffer", "-p", "-r"]);
+    tmux.wait("end of paste");
+    assert!(endpoint.asked().is_empty(), "nothing is sent, and no command is run, by a paste");
+    tmux.keys(&["Enter"]);
+    tmux.wait("got it");
+    let asked = endpoint.asked()[0].to_string();
+    assert!(!asked.contains("\\u0007") && asked.contains("end of paste"), "{asked}");
+    tmux.keys(&["C-d"]);
+    tmux.wait("ended with 0");
+}
+
+#[test]
+fn without_a_model_a_plan_is_shown_and_asks_for_yes_or_no() {
+    let home = Home::new();
+    let endpoint = Endpoint::start(Shape::OpenAi, vec![Reply::Silence]);
+    let Some(tmux) = Tmux::start_with(&home, &endpoint, &["agent", "--direct"], false) else {
+        return;
+    };
+    tmux.wait("`/model` says how to choose a model");
+    tmux.line("echo \"good morning\"");
+    let question = tmux.wait("[y] yes   [n] no");
+    assert!(question.contains("run this plan?") && !question.contains("always"), "{question}");
+    tmux.keys(&["a"]);
+    tmux.keys(&["y"]);
+    tmux.wait("{\"text\":\"good morning\"}");
+    tmux.line("/model");
+    tmux.wait("OSVM_AI_URL=http://127.0.0.1:11434/v1 OSVM_AI_MODEL=qwen3");
+    tmux.line("/exit");
+    tmux.wait("goes on with it");
+    assert!(endpoint.asked().is_empty());
+    let sessions = home.osvm(["agent", "sessions"]).output().unwrap();
+    let sessions = String::from_utf8(sessions.stdout).unwrap();
+    assert!(sessions.contains("echo \"good morning\""), "{sessions}");
 }
 
 #[test]

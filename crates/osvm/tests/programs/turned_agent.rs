@@ -1,7 +1,8 @@
 //! An agent that was turned, as the only program of µVM-1: it tries to reach what it was not given,
 //! and answers a prompt with what came of each try. No crates, so that `rustc` alone builds it.
 //!
-//! The prompt is the path of a file of the host that holds a secret.
+//! The prompt is paths of files of the host that hold a secret, with `|` between them; or the word
+//! `STUCK`, after which it hears nothing any more.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -39,7 +40,11 @@ fn main() {
     let mut lines = io::stdin().lock().lines();
     while let Some(Ok(line)) = lines.next() {
         let id = between(&line, "\"id\":", ",").to_owned();
-        if line.contains("\"agent/prompt\"") {
+        if line.contains("\"agent/prompt\"") && line.contains("STUCK") {
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        } else if line.contains("\"agent/prompt\"") {
             let report = tries(&mut lines, between(&line, "\"text\":\"", "\""));
             say(&format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"result":{{"text":"{}"}}}}"#,
@@ -47,11 +52,16 @@ fn main() {
             ));
         } else if line.contains("\"agent/") && !id.is_empty() {
             say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
+        } else if !id.is_empty() {
+            // Before it is saved it is greeted as any server is.
+            say(&format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":""}}}}"#
+            ));
         }
     }
 }
 
-fn tries(lines: &mut Lines<StdinLock<'static>>, secret: &str) -> String {
+fn tries(lines: &mut Lines<StdinLock<'static>>, secrets: &str) -> String {
     let mut report = String::new();
     let mut told = |what: &str, came: String| _ = writeln!(report, "{what}: {came}");
     for address in ADDRESSES {
@@ -62,7 +72,8 @@ fn tries(lines: &mut Lines<StdinLock<'static>>, secret: &str) -> String {
         let sent = sent.is_ok() && !address.starts_with("127.");
         told(&format!("udp {address}"), if sent { "SENT".into() } else { "not sent".into() });
     }
-    for path in [secret, "/root/.config/osvm/agent.toml", "/proc/1/environ", "/osvm.json"] {
+    let own = ["/root/.config/osvm/agent.toml", "/proc/1/environ", "/osvm.json"];
+    for path in secrets.split('|').chain(own) {
         let read = fs::read_to_string(path);
         told(path, if read.is_ok() { "READ".into() } else { "not read".into() });
     }
