@@ -49,6 +49,9 @@ pub mod method {
     /// Stops every process but PID 1 until [`WAKE`], so that nothing runs in a copy of the guest
     /// before the copy is unique.
     pub const FREEZE: &str = "osvm/freeze";
+    /// Has programs with hooks run what a first request may have to wait for: nothing that anybody
+    /// sees, and nothing that a server says or hears.
+    pub const EXERCISE: &str = "osvm/exercise";
     /// Makes a copy of a guest unique and lets its processes go on: [`super::Wake`].
     pub const WAKE: &str = "osvm/wake";
     /// Ends the server, [`super::Stop`]: its stdin is closed, then SIGTERM, then SIGKILL.

@@ -6,6 +6,9 @@ use rustix::io::{Errno, Result, read, write};
 /// Bytes read at once. They are cleared first, which costs time where code is translated.
 const CHUNK: usize = 16 * 1024;
 
+/// Most memory that an empty buffer keeps, in bytes.
+const KEPT: usize = 4 * CHUNK;
+
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -29,6 +32,12 @@ pub(crate) fn fill(fd: impl AsFd, bytes: &mut Vec<u8>) -> Result<Input> {
     }
 }
 
+/// Forgets `bytes`, and gives back the memory of those that were many.
+pub(crate) fn empty(bytes: &mut Vec<u8>) {
+    bytes.clear();
+    bytes.shrink_to(KEPT);
+}
+
 /// Bytes that wait to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
@@ -50,9 +59,11 @@ impl Outgoing {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Forgets what waits.
+    /// Forgets what waits. Ordinary buffers are kept: where code is translated, giving memory back
+    /// and asking for it again costs more than a message.
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        self.sent = 0;
+        empty(&mut self.bytes);
     }
 
     /// All that waits.
@@ -73,7 +84,6 @@ impl Outgoing {
             }
         }
         if self.is_empty() {
-            // A long message's memory is given back.
             self.clear();
         } else if CHUNK < self.sent {
             self.bytes.drain(..self.sent);

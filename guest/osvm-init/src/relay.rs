@@ -7,11 +7,11 @@
 //! - The last frame says why the server ended, after all it had written.
 //! - A host that hangs up ends the guest.
 
-use crate::buffers::{Input, Lines, Outgoing, fill};
+use crate::buffers::{Input, Lines, Outgoing, empty, fill};
 use crate::control::{self, Order, Times};
 use crate::net::Net;
 use crate::server::{ENDED_LEN, Ended, Server, signal_all};
-use crate::unique::{self, Hooks};
+use crate::unique::{self, Hooks, Word};
 use crate::workspace::Workspace;
 use crate::{Error, ending};
 use osvm_protocol::frame;
@@ -35,6 +35,13 @@ const DRAIN: Duration = Duration::from_millis(300);
 /// How long the host may take to read the last frames.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// How long programs may take to rehearse and to exercise. Nothing depends on it.
+const PRACTICE: Duration = Duration::from_secs(2);
+
+/// How often programs rehearse besides the first time: V8 learns what a function works on when it
+/// has run a few times.
+const REHEARSALS: u32 = 9;
+
 /// How long programs may take to seed their generators.
 const WAKE: Duration = Duration::from_secs(10);
 
@@ -53,18 +60,21 @@ pub(crate) struct Relay {
     workspace: Option<Workspace>,
     times: Times,
     frozen: bool,
-    waking: Option<Waking>,
+    asking: Option<Asking>,
     stopping: Option<Stopping>,
     /// Why PID 1 ended the server, if it did.
     killed: Option<String>,
     end: End,
 }
 
-/// A wake that waits for programs.
+/// A request of the host that waits for programs.
 #[derive(Debug)]
-struct Waking {
+struct Asking {
     id: Id<'static>,
+    word: Word,
     hooks: usize,
+    /// How often it is to be said again.
+    left: u32,
     deadline: Instant,
 }
 
@@ -111,7 +121,7 @@ impl Relay {
             workspace,
             times,
             frozen: false,
-            waking: None,
+            asking: None,
             stopping: None,
             killed: None,
             end: End::NotYet,
@@ -129,7 +139,7 @@ impl Relay {
             if let Some(workspace) = &mut self.workspace {
                 workspace.serve(&mut self.outbox);
             }
-            self.finish_wake();
+            self.finish_asking();
             self.go_on_stopping();
             self.see_end();
             self.write_server();
@@ -183,9 +193,9 @@ impl Relay {
             End::NotYet => None,
             End::Draining { deadline, .. } | End::Told { deadline } => Some(*deadline),
         };
-        let waking = self.waking.as_ref().map(|waking| waking.deadline);
+        let asking = self.asking.as_ref().map(|asking| asking.deadline);
         let stopping = self.stopping.as_ref().map(|stopping| stopping.deadline);
-        [end, waking, stopping].into_iter().flatten().min()
+        [end, asking, stopping].into_iter().flatten().min()
     }
 
     /// True when frames came in.
@@ -195,7 +205,7 @@ impl Relay {
         }
         let before = self.inbox.len();
         fill(&self.channel, &mut self.inbox).map_err(|error| error.to_string())?;
-        let inbox = std::mem::take(&mut self.inbox);
+        let mut inbox = std::mem::take(&mut self.inbox);
         let mut rest = inbox.as_slice();
         while let Some(frame) = frame::split(rest).map_err(|error| error.to_string())? {
             match linux::line(frame.payload) {
@@ -210,7 +220,13 @@ impl Relay {
             rest = frame.rest;
         }
         let more = rest.len() != before || inbox.len() != before;
-        self.inbox = if rest.len() == inbox.len() { inbox } else { rest.to_vec() };
+        if rest.is_empty() {
+            empty(&mut inbox);
+        } else {
+            let used = inbox.len() - rest.len();
+            inbox.drain(..used);
+        }
+        self.inbox = inbox;
         Ok(more)
     }
 
@@ -252,11 +268,11 @@ impl Relay {
         let answer = match order {
             Order::Info => control::answer(&id, &control::info(self.times)),
             Order::Health => control::answer(&id, &control::health()),
-            Order::Freeze => {
-                signal_all(Signal::STOP);
-                self.frozen = true;
-                control::answer(&id, &())
+            Order::Freeze | Order::Exercise | Order::Wake(_) if self.asking.is_some() => {
+                control::failure(&id, "programs have not answered the last request yet")
             }
+            Order::Freeze => return self.ask(id, Word::Rehearse, REHEARSALS),
+            Order::Exercise => return self.ask(id, Word::Exercise, 0),
             Order::Stop(stop) => {
                 self.stop(stop);
                 control::answer(&id, &())
@@ -269,9 +285,6 @@ impl Relay {
                     Err(refusal) => refusal,
                 },
             },
-            Order::Wake(_) if self.waking.is_some() => {
-                control::failure(&id, "another wake is not over yet")
-            }
             Order::Wake(wake) => match unique::renew(&wake) {
                 Ok(()) => return self.awake(id, wake.entropy.is_some()),
                 Err(error) => control::failure(&id, error.to_string()),
@@ -282,25 +295,42 @@ impl Relay {
 
     /// Only new randomness means that this is a copy; setting the clock alone concerns nobody.
     fn awake(&mut self, id: Id<'static>, copy: bool) {
-        let hooks = if copy { self.hooks.tell() } else { 0 };
+        let hooks = if copy { self.hooks.tell(Word::Wake) } else { 0 };
         if let Some(net) = self.net.as_mut().filter(|_| copy) {
             net.forget();
         }
         if std::mem::take(&mut self.frozen) {
             signal_all(Signal::CONT);
         }
-        self.waking = Some(Waking { id, hooks, deadline: Instant::now() + WAKE });
+        let deadline = Instant::now() + WAKE;
+        self.asking = Some(Asking { id, word: Word::Wake, hooks, left: 0, deadline });
     }
 
-    fn finish_wake(&mut self) {
+    /// Has programs do what makes them faster later.
+    fn ask(&mut self, id: Id<'static>, word: Word, left: u32) {
+        let hooks = self.hooks.tell(word);
+        self.asking = Some(Asking { id, word, hooks, left, deadline: Instant::now() + PRACTICE });
+    }
+
+    fn finish_asking(&mut self) {
         let owing = self.hooks.owing();
-        let late = |waking: &mut Waking| waking.deadline < Instant::now();
-        let Some(waking) = self.waking.take_if(|waking| owing == 0 || late(waking)) else { return };
-        let answer = if owing == 0 {
-            control::answer(&waking.id, &control::woken(waking.hooks))
-        } else {
-            let text = format!("{owing} programs did not seed their generators in time");
-            control::failure(&waking.id, text)
+        let late = |asking: &mut Asking| asking.deadline < Instant::now();
+        let Some(asking) = self.asking.take_if(|asking| owing == 0 || late(asking)) else { return };
+        let answer = match asking.word {
+            Word::Wake if owing != 0 => {
+                let text = format!("{owing} programs did not seed their generators in time");
+                control::failure(&asking.id, text)
+            }
+            Word::Wake => control::answer(&asking.id, &control::woken(asking.hooks)),
+            Word::Exercise => control::answer(&asking.id, &()),
+            Word::Rehearse if asking.left != 0 && owing == 0 => {
+                return self.ask(asking.id, asking.word, asking.left - 1);
+            }
+            Word::Rehearse => {
+                signal_all(Signal::STOP);
+                self.frozen = true;
+                control::answer(&asking.id, &())
+            }
         };
         self.outbox.push(&answer);
     }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! program ──connect──▶ /run/osvm/wake.sock        once it has loaded its hook
-//! PID 1   ──"w"─────▶ program                     after kernel and clock
-//! program ──"k"─────▶ PID 1                       its generators have new seeds
+//! PID 1   ──letter──▶ program                     see [`Word`]
+//! program ──letter──▶ PID 1                       the same one, when it has done it
 //! ```
 //!
 //! The hooks, one for Node and one for Python, stand beside this file and say what they do. They
@@ -14,7 +14,8 @@
 //!
 //! - Kernel first, then the clock, then programs: OpenSSL draws from the kernel as soon as it sees
 //!   that the clock has jumped.
-//! - A program that had a hook and does not answer makes the wake fail.
+//! - A program that had a hook and does not answer makes the wake fail. An answer says what it
+//!   answers, so one that comes late is not taken for another.
 
 use crate::Error;
 use crate::random;
@@ -36,7 +37,17 @@ const PYTHON_HOOK: &str = include_str!("../hooks/sitecustomize.py");
 /// Programs and threads that may register.
 const MAX: usize = 256;
 
-const WAKE: u8 = b'w';
+/// What programs are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Word {
+    /// This is a copy: seed your generators.
+    Wake = b'w',
+    /// Do all that a wake takes, so that what is compiled for it is compiled in the original.
+    Rehearse = b'r',
+    /// Do what a first request may take: a copy begins with no code translated.
+    Exercise = b'x',
+}
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
@@ -51,7 +62,7 @@ pub(crate) struct Hooks {
 #[derive(Debug)]
 struct Program {
     stream: UnixStream,
-    owes_answer: bool,
+    owes: Option<Word>,
 }
 
 impl Hooks {
@@ -99,24 +110,24 @@ impl Hooks {
         let Some(listener) = &self.listener else { return };
         while let Ok((stream, _)) = listener.accept() {
             if self.programs.len() < MAX && stream.set_nonblocking(true).is_ok() {
-                self.programs.push(Program { stream, owes_answer: false });
+                self.programs.push(Program { stream, owes: None });
             }
         }
     }
 
     /// Tells every program; returns how many there are.
-    pub(crate) fn tell(&mut self) -> usize {
+    pub(crate) fn tell(&mut self, word: Word) -> usize {
         self.serve();
         self.programs.retain_mut(|program| {
-            program.owes_answer = true;
-            program.stream.write(&[WAKE]).is_ok()
+            program.owes = Some(word);
+            program.stream.write(&[word as u8]).is_ok()
         });
         self.programs.len()
     }
 
     /// Programs that have not answered yet.
     pub(crate) fn owing(&self) -> usize {
-        self.programs.iter().filter(|program| program.owes_answer).count()
+        self.programs.iter().filter(|program| program.owes.is_some()).count()
     }
 }
 
@@ -126,8 +137,9 @@ impl Program {
         let mut bytes = [0; 16];
         match self.stream.read(&mut bytes) {
             Ok(0) => false,
-            Ok(_) => {
-                self.owes_answer = false;
+            Ok(len) => {
+                let said = bytes.get(..len).unwrap_or_default();
+                self.owes.take_if(|word| said.contains(&(*word as u8)));
                 true
             }
             Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
@@ -164,18 +176,31 @@ mod tests {
     fn hooks() -> (Hooks, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let program = Program { stream: ours, owes_answer: false };
+        let program = Program { stream: ours, owes: None };
         (Hooks { listener: None, programs: vec![program] }, theirs)
     }
 
     #[test]
     fn a_program_owes_an_answer_until_it_gives_one() {
         let (mut hooks, mut program) = hooks();
-        assert_eq!((hooks.tell(), hooks.owing()), (1, 1));
+        assert_eq!((hooks.tell(Word::Wake), hooks.owing()), (1, 1));
         let mut byte = [0];
         program.read_exact(&mut byte).unwrap();
-        assert_eq!(byte, [WAKE]);
-        program.write_all(b"k").unwrap();
+        assert_eq!(byte, *b"w");
+        program.write_all(b"w").unwrap();
+        hooks.serve();
+        assert_eq!(hooks.owing(), 0);
+    }
+
+    #[test]
+    fn an_answer_to_what_was_said_before_does_not_count() {
+        let (mut hooks, mut program) = hooks();
+        hooks.tell(Word::Rehearse);
+        hooks.tell(Word::Wake);
+        program.write_all(b"r").unwrap();
+        hooks.serve();
+        assert_eq!(hooks.owing(), 1);
+        program.write_all(b"w").unwrap();
         hooks.serve();
         assert_eq!(hooks.owing(), 0);
     }
@@ -183,10 +208,10 @@ mod tests {
     #[test]
     fn a_program_that_is_gone_owes_nothing() {
         let (mut hooks, program) = hooks();
-        assert_eq!(hooks.tell(), 1);
+        assert_eq!(hooks.tell(Word::Wake), 1);
         drop(program);
         hooks.serve();
-        assert_eq!((hooks.owing(), hooks.tell()), (0, 0));
+        assert_eq!((hooks.owing(), hooks.tell(Word::Wake)), (0, 0));
     }
 
     #[test]
