@@ -8,6 +8,7 @@ use crate::outgoing::{Relay, Reply, refusal};
 use crate::stop::Stop;
 use crate::words::{Asks, Level};
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,17 @@ pub(crate) trait Channel: fmt::Debug + Send + Sync {
 
     /// Requests of clients that wait.
     fn in_flight(&self) -> usize;
+
+    /// The same by id, where a server that hangs can be told from one that is busy with them.
+    fn clients(&self) -> HashSet<u64> {
+        HashSet::new()
+    }
+
+    /// Ends it, because the server does not live any more: every request that waits is told so at
+    /// once, and it counts as a death.
+    fn give_up(&self, _why: &str) {
+        self.end(Duration::ZERO);
+    }
 
     /// Lines that were skipped.
     fn skipped(&self) -> u64;

@@ -23,7 +23,7 @@ use crate::words::{Asks, Level, META_SUBSCRIPTION};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Requests at once on one link.
@@ -120,6 +120,13 @@ impl Flights {
     /// Requests of clients that wait.
     pub(crate) fn in_flight(&self) -> usize {
         self.lock().flying.values().filter(|flying| !flying.passenger.own).count()
+    }
+
+    /// The same by id.
+    pub(crate) fn clients(&self) -> HashSet<u64> {
+        let state = self.lock();
+        let clients = state.flying.iter().filter(|(_, flying)| !flying.passenger.own);
+        clients.map(|(id, _)| *id).collect()
     }
 
     /// Whether the link has not ended.

@@ -31,6 +31,7 @@ mod error;
 mod flights;
 mod handshake;
 mod headers;
+mod health;
 mod http;
 mod lines;
 mod link;

@@ -24,7 +24,7 @@ use crate::message;
 use crate::notice::Notice;
 use crate::outgoing::Reply;
 use crate::stop::Stop;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,6 +127,18 @@ impl Channel for Pipe {
 
     fn in_flight(&self) -> usize {
         self.shared.flights.in_flight()
+    }
+
+    fn clients(&self) -> HashSet<u64> {
+        self.shared.flights.clients()
+    }
+
+    fn give_up(&self, why: &str) {
+        let shared = &self.shared;
+        if shared.flights.end(why) {
+            shared.notice.died(why);
+        }
+        self.end(Duration::ZERO);
     }
 
     fn skipped(&self) -> u64 {

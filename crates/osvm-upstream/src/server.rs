@@ -19,6 +19,7 @@ use crate::edit::Meta;
 use crate::error::UpstreamError;
 use crate::handshake::{own_call, own_meta};
 use crate::headers;
+use crate::health::{self, Health};
 use crate::mailbox::Lost;
 use crate::notice::Notice;
 use crate::offer::Offer;
@@ -366,6 +367,24 @@ impl Server {
             session.channel.end(self.spec.end_timeout);
         }
         leaving.len()
+    }
+
+    /// Asks the server on every link that is up whether it lives, and gives up those that do not
+    /// answer for `patience` though no request keeps them busy: what waits there fails at once, and
+    /// the next request starts another. How many were given up.
+    ///
+    /// Waits for the answers. Links that serve one request are not looked at.
+    pub fn look_after(&self, patience: Duration) -> usize {
+        let sessions = self.links.lock().sessions.clone();
+        std::thread::scope(|scope| {
+            let looks: Vec<_> = sessions
+                .iter()
+                .filter(|session| session.channel.is_alive())
+                .map(|session| scope.spawn(|| health::look(session, patience, &self.ended)))
+                .collect();
+            // A panic in one has ended it.
+            looks.into_iter().filter_map(|look| look.join().ok()).filter(Health::is_dead).count()
+        })
     }
 
     fn lost(&self, method: &str, lost: Lost) -> UpstreamError {

@@ -11,6 +11,7 @@ use crate::channel::Channel;
 use crate::handshake::Greeting;
 use crate::outgoing::ClientFacts;
 use crate::words::{Asks, Era, Level, canonical};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) key: Key,
     pub(crate) facts: serde_json::Map<String, serde_json::Value>,
     used: Mutex<Instant>,
+    /// Since it did not answer a ping: the requests that may keep it busy.
+    pub(crate) suspect: Mutex<Option<HashSet<u64>>>,
     /// From which level on the server logs, once it was told.
     pub(crate) level: Mutex<Option<Level>>,
 }
@@ -75,8 +78,9 @@ impl Session {
         key: Key,
         facts: serde_json::Map<String, serde_json::Value>,
     ) -> Arc<Self> {
-        let (used, level) = (Mutex::new(Instant::now()), Mutex::new(None));
-        Arc::new(Self { channel, greeting, key, facts, used, level })
+        let (used, suspect, level) =
+            (Mutex::new(Instant::now()), Mutex::default(), Mutex::default());
+        Arc::new(Self { channel, greeting, key, facts, used, suspect, level })
     }
 
     fn touch(&self) {

@@ -3,6 +3,7 @@
 
 mod eras;
 mod flow;
+mod health;
 mod hostile;
 mod http;
 
