@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The checkout, and where cargo builds it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Project {
     /// The folder of the root `Cargo.toml`.
     pub(crate) root: PathBuf,

@@ -8,6 +8,7 @@
 
 mod steps;
 
+use crate::fuzz::Built;
 use crate::printer;
 use crate::project::Project;
 use crate::tally::Tally;
@@ -43,10 +44,12 @@ impl Run {
 pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     let mut run = Run { started: Instant::now(), total: Tally::default(), rows: Vec::new() };
     run.step("tools", || steps::set_up(project));
+    let kernel = steps::begin_guest_kernel(project);
     run.step("tidy", || crate::tidy::check(project));
     run.step("format", || steps::format(project));
     run.step("clippy", || steps::clippy(project));
     run.step("guest images", || steps::guest_images(project));
+    run.step("guest kernel", || steps::end_guest_kernel(kernel));
     run.step("host tests", || steps::host_tests(project));
     run.step("documentation tests", || steps::doc_tests(project));
     run.step("guest tests", || steps::guest_tests(project));
@@ -64,7 +67,7 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
         steps::with_packages(missing, "other servers", || crate::servers::check(project))
     });
     run.step("test-host", || steps::in_test_host(project));
-    run.step("fuzzing", || crate::fuzz::check(project, steps::FUZZ_SECS));
+    run.step("fuzzing", || crate::fuzz::check(project, steps::FUZZ_SECS, Built::Soon));
     run.step("dependencies", || steps::deny(project));
     run.rows.push(vec!["all".into(), String::new(), seconds(run.started.elapsed())]);
     printer::note(&format!("\n{}\n", printer::table(&run.rows)));

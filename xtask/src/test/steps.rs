@@ -6,11 +6,12 @@ use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
 use crate::toolchain::{self, KERNEL};
-use crate::{apt, guest, install, printer, process, solana};
-use anyhow::{Context, Result};
+use crate::{apt, guest, install, kernel, printer, process, solana};
+use anyhow::{Context, Result, anyhow};
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
 /// How long each fuzz target runs: enough to find what is wrong at first sight. Longer runs are
 /// `cargo xtask fuzz SECONDS`.
@@ -20,7 +21,8 @@ pub(super) const FUZZ_SECS: u32 = 5;
 const WORKSPACES: [&str; 3] = ["", "guest", "fuzz"];
 
 /// Guest packages that can be built for, and tested on, the host.
-const GUEST_TESTED: &[&str] = &["osvm-kernel-core", "prober", "unikraft_tool_executor"];
+const GUEST_TESTED: &[&str] =
+    &["osvm-init", "osvm-kernel-core", "prober", "unikraft_tool_executor"];
 /// Guest packages that are built for [`KERNEL`] only.
 const GUEST_BARE: &[&str] = &["osvm-kernel", "hostile", "prober"];
 
@@ -32,18 +34,25 @@ const SCRIPTS: &[&str] = &[
     "benchmark-unikernel-performance.sh",
 ];
 
-/// Adds Rust targets and components, QEMU where this user may install it, and a Solana node.
+/// Programs that tests need, and Debian's packages that have them.
+const PROGRAMS: [(&str, &str); 2] =
+    [("qemu-system-x86_64", QEMU_PACKAGE), ("mkfs.erofs", "erofs-utils")];
+
+/// Adds Rust targets and components, programs where this user may install them, and a Solana node.
 pub(super) fn set_up(project: &Project) -> Outcome {
     toolchain::add_targets()?;
     toolchain::add_components()?;
     let mut tally = Tally::one(true);
-    if !process::succeeds(Command::new("qemu-system-x86_64").arg("--version")) {
+    for (program, package) in PROGRAMS {
+        if process::succeeds(Command::new("which").arg(program)) {
+            continue;
+        }
         if apt::may_install() {
-            printer::note(&format!("installing {QEMU_PACKAGE}"));
-            apt::install(QEMU_PACKAGE)?;
+            printer::note(&format!("installing {package}"));
+            apt::install(package)?;
         } else {
-            let reason = format!("install it with `apt-get install {QEMU_PACKAGE}`");
-            tally += skipped("QEMU", &reason, false);
+            let reason = format!("install it with `apt-get install {package}`");
+            tally += skipped(program, &reason, false);
         }
     }
     if let Err(reason) = solana::set_up(project)? {
@@ -53,6 +62,21 @@ pub(super) fn set_up(project: &Project) -> Outcome {
         tally += skipped("tests on this host's KVM", &reason, required("kvm"));
     }
     Ok(tally)
+}
+
+/// Builds the kernel of Linux guests while other steps run. It takes minutes, once.
+pub(super) fn begin_guest_kernel(project: &Project) -> JoinHandle<Result<PathBuf>> {
+    let project = project.clone();
+    thread::spawn(move || kernel::build(&project))
+}
+
+/// Waits for the kernel. Without one, tests of Linux guests are skipped.
+pub(super) fn end_guest_kernel(kernel: JoinHandle<Result<PathBuf>>) -> Outcome {
+    let built = kernel.join().unwrap_or_else(|_| Err(anyhow!("building it panicked")));
+    Ok(built.map_or_else(
+        |error| skipped("Linux guests", &format!("{error:#}"), required("microvm")),
+        |_| Tally::one(true),
+    ))
 }
 
 /// Every workspace is formatted.
@@ -102,7 +126,9 @@ pub(super) fn host_tests(project: &Project) -> Outcome {
     cargo.args(["--workspace", "--locked", "--no-fail-fast"]);
     if kvm().is_ok() && std::env::var_os("OSVM_REQUIRE").is_none() {
         // A test that would skip itself without KVM has no reason to here.
-        cargo.env("OSVM_REQUIRE", "guests,kvm");
+        let linux = kernel::built(project).exists()
+            && process::succeeds(Command::new("which").arg("mkfs.erofs"));
+        cargo.env("OSVM_REQUIRE", if linux { "guests,kvm,microvm" } else { "guests,kvm" });
     }
     counted(cargo)
 }

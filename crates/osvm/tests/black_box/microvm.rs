@@ -94,11 +94,11 @@ pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }
 
-/// Says what is missing; that fails where `OSVM_REQUIRE` wants it.
-pub(crate) fn skip(why: &str) {
+/// Says what is missing; that fails where `OSVM_REQUIRE` names `what`.
+fn skip(what: &str, why: &str) {
     eprintln!("SKIPPED: {why}");
     let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
-    assert!(!required.contains("microvm"), "OSVM_REQUIRE names microvm: {why}");
+    assert!(!required.contains(what), "OSVM_REQUIRE names {what}: {why}");
 }
 
 /// A user with kernel, QEMU and the image of a server; `options` are those of the isolation config.
@@ -112,12 +112,12 @@ pub(crate) fn home(sample: &Sample, options: &Value) -> Option<Home> {
 fn home_without_image() -> Option<Home> {
     let guest = [target().join("guest-kernel/vmlinux"), target().join("guest/osvm-init")];
     if let Some(missing) = guest.iter().find(|file| !file.exists()) {
-        skip(&format!("`{}` is missing: run `cargo xtask kernel`", missing.display()));
+        skip("microvm", &format!("`{}` is missing: run `cargo xtask kernel`", missing.display()));
         return None;
     }
     let qemu = Command::new("qemu-system-x86_64").arg("--version").stdout(Stdio::null()).status();
     if qemu.is_err() {
-        skip("QEMU is not installed");
+        skip("microvm", "QEMU is not installed");
         return None;
     }
     let home = Home::without_images();
@@ -145,7 +145,7 @@ fn build(home: &Home, sample: &Sample) -> Option<()> {
     let built = osvm(home, &args).output().unwrap();
     if !built.status.success() {
         let why = String::from_utf8_lossy(&built.stderr).trim().to_owned();
-        skip(&format!("the image of `{}` can't be built: {why}", sample.name));
+        skip("packages", &format!("the image of `{}` can't be built: {why}", sample.name));
         return None;
     }
     Some(())
