@@ -2,5 +2,6 @@
 #![cfg(test)]
 
 mod calls;
+mod others;
 mod soak;
 mod support;
