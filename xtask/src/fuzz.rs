@@ -7,10 +7,12 @@
 use crate::project::Project;
 use crate::tally::Tally;
 use crate::{printer, process};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Edge coverage with inline counters, and the tables libFuzzer reads them by.
@@ -18,15 +20,34 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table --cfg=fuzzing -Cdebug-assertions";
 
+/// How the targets are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// For many inputs a second.
+    Fast,
+    /// In half the time, for a run of a few seconds.
+    Soon,
+}
+
+impl Built {
+    /// The profile in the manifest of the targets, which is also the name of its folder.
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Fast => "release",
+            Self::Soon => "smoke",
+        }
+    }
+}
+
 /// `cargo xtask fuzz`.
 pub(crate) fn run(project: &Project, seconds: u32) -> Result<ExitCode> {
-    let tally = check(project, seconds)?;
+    let tally = check(project, seconds, Built::Fast)?;
     printer::result(&tally.to_string());
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the targets, then runs each for `seconds`.
-pub(crate) fn check(project: &Project, seconds: u32) -> Result<Tally> {
+/// Builds the targets, then runs each for `seconds`, as many at once as there are cores.
+pub(crate) fn check(project: &Project, seconds: u32, built: Built) -> Result<Tally> {
     if !process::succeeds(Command::new("c++").arg("--version")) {
         printer::note("fuzzing skipped: libFuzzer needs a C++ compiler, and there is no `c++`");
         return Ok(Tally::skip());
@@ -34,15 +55,29 @@ pub(crate) fn check(project: &Project, seconds: u32) -> Result<Tally> {
     printer::step("building the fuzz targets");
     let directory = project.root.join("fuzz");
     let mut cargo = process::cargo(&directory);
-    cargo.args(["build", "--release", "--locked", "--bins", "--target", TARGET]);
+    cargo.args(["build", "--locked", "--bins", "--target", TARGET, "--profile", built.profile()]);
     cargo.arg("--target-dir").arg(directory.join("target"));
     process::run(cargo.env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
-    let mut tally = Tally::default();
-    for target in targets(project)? {
-        printer::step(&format!("fuzzing {target} for {seconds} s"));
-        tally += Tally::one(fuzz(project, &target, seconds)?);
-    }
-    Ok(tally)
+    printer::step(&format!("fuzzing each target for {seconds} s"));
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let left = Mutex::new(targets(project)?);
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<Tally> {
+        let mut tally = Tally::default();
+        while let Some(target) = next() {
+            tally += Tally::one(fuzz(project, &target, seconds, built)?);
+        }
+        Ok(tally)
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let mut tally = Tally::default();
+        for worker in workers {
+            let worked = worker.join().map_err(|_| anyhow!("a thread that fuzzes panicked"))?;
+            tally += worked?;
+        }
+        Ok(tally)
+    })
 }
 
 /// The programs of the fuzz workspace.
@@ -56,7 +91,7 @@ fn targets(project: &Project) -> Result<Vec<String>> {
     Ok(names.collect())
 }
 
-fn fuzz(project: &Project, target: &str, seconds: u32) -> Result<bool> {
+fn fuzz(project: &Project, target: &str, seconds: u32, built: Built) -> Result<bool> {
     let directory = project.root.join("fuzz");
     let folder = |name: &str| -> Result<PathBuf> {
         let path = directory.join(name).join(target);
@@ -64,7 +99,7 @@ fn fuzz(project: &Project, target: &str, seconds: u32) -> Result<bool> {
             .with_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(path)
     };
-    let program = directory.join("target").join(TARGET).join("release").join(target);
+    let program = directory.join("target").join(TARGET).join(built.profile()).join(target);
     let mut command = Command::new(program);
     command.arg(folder("corpus")?);
     // Inputs that are kept in the repository are read, and never added to.
@@ -78,8 +113,8 @@ fn fuzz(project: &Project, target: &str, seconds: u32) -> Result<bool> {
     let mut lines = Vec::new();
     let status = process::watch(command, |line| lines.push(line.to_owned()))?;
     // All of it when something was found, else only how much was tried.
-    for line in lines.iter().filter(|line| !status.success() || line.starts_with("stat::")) {
-        printer::note(&format!("  {line}"));
-    }
+    let shown = lines.iter().filter(|line| !status.success() || line.starts_with("stat::"));
+    let shown: String = shown.map(|line| format!("\n  {line}")).collect();
+    printer::note(&format!("{target}{shown}"));
     Ok(status.success())
 }
