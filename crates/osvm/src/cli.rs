@@ -13,7 +13,8 @@ pub(crate) use image::{
     Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify,
 };
 pub(crate) use microvm::{
-    Lives, Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus, Snapshot,
+    Explain, Lives, Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus,
+    Snapshot, Workspace,
 };
 pub(crate) use rules::{
     Approvals, Policy, PolicyExplain, PolicyProve, ReceiptFormat, Receipts, ReceiptsVerify, Trust,
@@ -166,6 +167,9 @@ pub(crate) enum Command {
     /// Look at and remove the saved servers that calls get copies of
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Look at and apply what calls changed in copies of a workspace
+    #[command(subcommand)]
+    Workspace(Workspace),
     /// Keep virtual machines ready for calls of other processes
     Daemon(Daemon),
     /// Look at and check the isolation config
@@ -240,6 +244,8 @@ pub(crate) enum Mcp {
     Promote(Lives),
     /// Have every call get a copy of a server, which is gone after it
     Demote(Lives),
+    /// Say how a server lives in microVMs, and what the other life would change
+    Explain(Explain),
     /// Take servers over from the file of another client
     Import(Import),
     /// Print the servers in the shape of another client

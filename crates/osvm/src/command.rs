@@ -13,6 +13,7 @@ pub(crate) mod doctor;
 pub(crate) mod exchange;
 mod git;
 pub(crate) mod image;
+pub(crate) mod lives;
 pub(crate) mod logs;
 pub(crate) mod microvm;
 pub(crate) mod policy;
@@ -27,6 +28,7 @@ pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod tools;
 pub(crate) mod trust;
+pub(crate) mod workspace;
 
 use crate::failure::Failure;
 use std::process::ExitCode;

@@ -146,7 +146,8 @@ impl Drop for HostedServers {
 fn key(config: &Config, name: &str) -> String {
     let resolved = config.resolve(name, "");
     let memory = (resolved.memory_mb, resolved.origins.get("memory_mb"));
-    let place = (resolved.life, &resolved.image, resolved.idle, &resolved.server_command);
+    let command = &resolved.server_command;
+    let place = (resolved.life, &resolved.image, resolved.idle, command, &resolved.workspace);
     let network = outside::key(config, name);
     format!("{memory:?} {place:?} {:?} {network}", resolved.env_vars)
 }

@@ -28,10 +28,14 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::servers::{self, Configured, Variables};
 use idle::Reaper;
+use osvm_broker::{Protected, check_mount};
 use osvm_image::Digest;
 use osvm_image::linux::LinuxStore;
 use osvm_microvm::snapshots::Snapshots;
-use osvm_microvm::{Cloned, GuestFiles, Host, MicroVmError, Outside, Persistent, Recipe};
+use osvm_microvm::workspace::Pending;
+use osvm_microvm::{
+    Cloned, GuestFiles, Host, MicroVmError, Outside, Persistent, Recipe, Workspace,
+};
 use osvm_policy::{Config, Env, ExecutionMode, Life, Origin, Resolved};
 use osvm_qemu::QemuLinux;
 use osvm_runtime::Dirs;
@@ -111,6 +115,7 @@ impl MicroVms {
         let Variables { mut plain, secret } = variables?;
         plain.extend(resolved.env_vars.iter().cloned());
         let placed = Arc::new(Placed {
+            protected: broker::protected(&env, config, &self.shared.dirs),
             build: build_line::of(&resolved.image, &configured.entry),
             outside: outside::of(context, &env, config, &resolved),
             plain,
@@ -214,6 +219,8 @@ pub(crate) struct InMicroVm {
 #[derive(Debug)]
 pub(crate) struct Placed {
     resolved: Resolved,
+    /// What no guest may have.
+    protected: Protected,
     /// What builds its image.
     build: String,
     outside: Option<Outside>,
@@ -347,6 +354,7 @@ impl Placed {
         recipe.env.retain(|(name, _)| self.plain.iter().all(|(own, _)| own != name));
         recipe.env.extend(self.plain.iter().cloned());
         recipe.secrets.clone_from(&self.secret);
+        recipe.workspace = self.workspace()?;
         recipe.network = self.outside.is_some();
         for (option, there) in
             [("mounts", !resolved.mounts.is_empty()), ("vcpus", resolved.vcpus > 1)]
@@ -357,6 +365,22 @@ impl Placed {
             }
         }
         Ok(recipe)
+    }
+
+    /// The host folder that its guests get copies of.
+    fn workspace(&self) -> Result<Option<Workspace>, LaunchError> {
+        let Some(osvm_policy::Workspace { host_path, guest_path, mode }) = &self.resolved.workspace
+        else {
+            return Ok(None);
+        };
+        let refused = check_mount(host_path, &self.protected);
+        refused.map_err(|error| cannot("its workspace can't be used", error.hint(), error))?;
+        Ok(Some(Workspace {
+            host_path: host_path.clone(),
+            guest_path: guest_path.clone(),
+            mode: *mode,
+            pending: pending(&self.shared.dirs),
+        }))
     }
 
     fn how(&self, recipe: Recipe) -> Result<How, LaunchError> {
@@ -386,6 +410,11 @@ impl Placed {
     fn lock(&self) -> MutexGuard<'_, Option<Made>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where changes wait that calls made in copies of a workspace.
+pub(crate) fn pending(dirs: &Dirs) -> Pending {
+    Pending::new(dirs.state().join("workspaces"))
 }
 
 /// Where the consoles of persistent servers are written to.

@@ -75,6 +75,51 @@ pub(crate) struct Lives {
     pub(crate) dry_run: bool,
 }
 
+/// A server to explain.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The server
+    pub(crate) server: String,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Changes that calls made in copies of a workspace.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Workspace {
+    /// List the changes that wait
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show changes as a patch
+    Show {
+        /// Which, as `ls` shows it [default: the only one]
+        id: Option<String>,
+        /// Print a list of the files as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put changes into the folder they belong to, all of them or none
+    Apply {
+        /// Which, as `ls` shows it [default: the only one]
+        id: Option<String>,
+        /// Also over files that were changed since the call
+        #[arg(long)]
+        force: bool,
+    },
+    /// Forget changes
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Which, as `ls` shows it
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
 /// Templates: saved servers that calls get copies of.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {

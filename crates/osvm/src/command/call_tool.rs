@@ -88,6 +88,9 @@ pub(crate) fn run(context: &Context, args: &CallTool) -> Outcome {
         Ended::Answered(_) if args.json => Ok(Status::Success),
         Ended::Answered(result) => {
             context.printer.result(result.get())?;
+            if let Some(note) = waiting(result) {
+                context.printer.note(&note);
+            }
             Ok(Status::Success)
         }
         Ended::ToolError(error) => {
@@ -168,6 +171,17 @@ impl Over {
             isolation: call.map(|(_, isolation)| &**isolation),
         }
     }
+}
+
+/// What to say of changes to a workspace that wait.
+fn waiting(result: &RawValue) -> Option<String> {
+    let result: serde_json::Value = serde_json::from_str(result.get()).ok()?;
+    let news = result.get("_meta")?.get("osvm/workspace")?;
+    let id = news.get("id")?.as_str()?;
+    let count = news.get("changes")?.as_array()?.len();
+    Some(format!(
+        "{count} changed files wait: `osvm workspace show {id}`, then `apply {id}` or `rm {id}`"
+    ))
 }
 
 fn interrupted(signal: Signal) -> Ended {

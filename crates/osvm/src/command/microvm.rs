@@ -1,21 +1,19 @@
-//! `osvm mcp microvm`, `promote` and `demote`: servers in microVMs, started by hand, looked at,
-//! ended, and moved from one life to the other.
+//! `osvm mcp microvm`: servers in microVMs, started by hand, looked at and ended.
 //!
 //! What is launched here serves no calls of other processes: `osvm mcp serve` and the daemon start
 //! what they need by themselves.
 
 use super::{Outcome, Status};
-use crate::cli::{Lives, Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus};
-use crate::context::{Context, config_failure};
+use crate::cli::{Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::microvm::{InMicroVm, MicroVms, Wish, logs};
 use crate::printer::table;
 use crate::servers;
-use osvm_policy::{Config, Env, Life};
+use osvm_policy::Life;
 use osvm_protocol::cid::PERSISTENT;
 use osvm_runtime::cids::{Cids, Holder};
-use osvm_servers::{Plain, edit, file};
 use osvm_upstream::UpstreamError;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
@@ -248,63 +246,4 @@ fn log(context: &Context, args: &MicrovmServer) -> Outcome {
         context.printer.result(&crate::printer::escape(line))?;
     }
     Ok(Status::Success)
-}
-
-/// Has a server live on.
-pub(crate) fn promote(context: &Context, args: &Lives) -> Outcome {
-    live(context, args, Life::Persistent)
-}
-
-/// Has every call get a copy of a server.
-pub(crate) fn demote(context: &Context, args: &Lives) -> Outcome {
-    live(context, args, Life::Clone)
-}
-
-fn live(context: &Context, args: &Lives, life: Life) -> Outcome {
-    let env = context.env()?;
-    let config = context.config(&env)?;
-    let name = args.server.as_str();
-    let configured = servers::find(context, name)?;
-    if !matches!(configured.entry.target, osvm_servers::Target::Stdio(_)) {
-        return Err(Failure::new("denied", format!("server `{name}` runs in no microVM")));
-    }
-    let now = config.resolve(name, "");
-    let same = now.life == life && now.mode == osvm_policy::ExecutionMode::MicroVm;
-    let changes = match life {
-        Life::Persistent => [
-            "one microVM serves all calls of all clients",
-            "what a call leaves behind, the next one finds: state is kept, and calls are not isolated from each other",
-            "it is ended after `idle_secs` without a call, and its state with it",
-        ],
-        Life::Clone => [
-            "every call gets a copy of the warm server, which is gone after it",
-            "nothing that a call leaves behind is there for the next one",
-            "variables from secrets are refused: a copy would take them to the disk",
-        ],
-    };
-    if same {
-        context.printer.result(&format!("`{name}` lives as `{life}` already"))?;
-        return Ok(Status::Success);
-    }
-    let text = with_life(&config, &env, name, life)?;
-    if !args.dry_run {
-        let _lock = file::lock(config.path())?;
-        file::replace(config.path(), text.as_bytes())?;
-    }
-    let word = if args.dry_run { "would live" } else { "lives" };
-    let changes = changes.map(|change| format!("\n  {change}")).concat();
-    context.printer.result(&format!("`{name}` {word} as `{life}`:{changes}"))?;
-    Ok(Status::Success)
-}
-
-/// The isolation config in which a server lives that way.
-fn with_life(config: &Config, env: &Env, name: &str, life: Life) -> Result<String, Failure> {
-    let members = [
-        ("execution_mode", Some(Plain::from("microvm"))),
-        ("life", Some(Plain::from(life.as_str()))),
-    ];
-    let text = edit::set(config.text(), false, &["mcp_servers", name], &members)
-        .map_err(|error| Failure::new("config", error.to_string()))?;
-    Config::parse(&text, config.path(), env).map_err(|errors| config_failure(&errors.into()))?;
-    Ok(text)
 }

@@ -101,8 +101,13 @@ pub(crate) fn inspect(context: &Context, args: &Inspect) -> Outcome {
             None => failure.hint(format!("`osvm mcp tools {}` lists them", args.server)),
         });
     };
+    let env = context.env()?;
+    let resolved = context.config(&env)?.resolve(&found.server, &found.tool);
+    let hint = super::lives::forgets(&env, &resolved, &Value::Object(found.json.clone()));
     if args.json {
-        context.printer.pretty_json(&found.json)?;
+        let mut json = found.json.clone();
+        json.extend(hint.map(|hint| ("hint".to_owned(), hint.into())));
+        context.printer.pretty_json(&json)?;
         return Ok(Status::Success);
     }
     let mut text = format!("{} of {}, runs: {}\n", found.tool, found.server, found.mode);
@@ -116,6 +121,9 @@ pub(crate) fn inspect(context: &Context, args: &Inspect) -> Outcome {
             let value = serde_json::to_string_pretty(value).unwrap_or_default();
             text.push_str(&format!("\n{title}: {value}\n"));
         }
+    }
+    if let Some(hint) = hint {
+        text.push_str(&format!("\nnote: {hint}\n"));
     }
     text.push_str(&format!(
         "\nhow a call is isolated: `osvm config explain {} {}`\n",
