@@ -65,6 +65,8 @@ pub struct Providers {
 enum PostError {
     #[error("the model's provider cannot be reached")]
     Http(#[from] reqwest::Error),
+    #[error("the model's answer was cut off")]
+    Cut(#[source] reqwest::Error),
     #[error("the key is no header")]
     Key,
     #[error("the model's answer has more than {MAX_ANSWER} bytes")]
@@ -125,7 +127,7 @@ impl Providers {
         let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let mut pieces = Pieces::default();
         let (mut refusal, mut bytes) = (Vec::new(), 0_usize);
-        while let Some(chunk) = response.chunk().await? {
+        while let Some(chunk) = response.chunk().await.map_err(PostError::Cut)? {
             bytes = bytes.saturating_add(chunk.len());
             if status != 200 {
                 refusal.extend_from_slice(&chunk);

@@ -71,10 +71,8 @@ pub(crate) fn check_three_calls(home: &Home, endpoint: &Endpoint, output: &Outpu
     };
     assert_eq!((receipts.len(), of("vm_pid"), of("cid")), (3, machines, cids), "{receipts:#?}");
     for receipt in &receipts {
-        assert_eq!(
-            (&receipt["client"], &receipt["exit"]),
-            (&json!("osvm-agent"), &json!("result"))
-        );
+        assert_eq!(receipt["exit"], "result", "{receipt}");
+        assert!(receipt["client"].as_str().unwrap().starts_with("osvm-agent"), "{receipt}");
     }
     home.osvm(["receipts", "verify"]).assert().code(0);
     let plan = lines.iter().find_map(|line| line.get("plan")).unwrap();
