@@ -12,24 +12,16 @@
 //
 // It also prepares the program for being copied. A copy under translation begins with no code
 // translated, so V8 is told to compile all it loads at once and to keep it: then a copy has no need
-// of V8's compiler, whose code would have to be translated first. Functions are optimised later
-// than usual, because code made for one function is one more thing to translate.
+// of V8's compiler, whose code would have to be translated first. Baseline code, which is made for
+// single functions, is one more thing to translate, and is not made.
 "use strict";
 
 const v8 = require("node:v8");
-const flags = [
-  "--no-lazy",
-  "--no-flush-bytecode",
-  "--no-sparkplug",
-  // Bytes of bytecode that a function runs before it is optimised: ten times what V8 takes.
-  "--interrupt-budget=660000",
-  "--interrupt-budget-for-maglev=300000",
-];
-for (const flag of flags) v8.setFlagsFromString(flag);
+for (const flag of ["--no-lazy", "--no-flush-bytecode", "--no-sparkplug"]) v8.setFlagsFromString(flag);
 // While a program starts, optimising it costs more time than it saves. One that was told how to
 // optimise is left alone.
 const told = /jitless|turbo|maglev|-opt\b/.test([...process.execArgv, process.env.NODE_OPTIONS].join(" "));
-if (!told) v8.setFlagsFromString("--no-turbofan");
+if (!told) v8.setFlagsFromString("--no-opt");
 
 const crypto = require("node:crypto");
 const net = require("node:net");
@@ -128,7 +120,7 @@ function wake(last) {
     if (pool !== undefined) fillSync(pool, offset, size);
   }
   if (last) pools = null;
-  else if (!told) v8.setFlagsFromString("--turbofan");
+  else if (!told) v8.setFlagsFromString("--opt");
 }
 
 // Runs V8's compiler over a text it has not seen, with what code is usually made of: a server that
@@ -159,11 +151,24 @@ function exercise() {
   }
 }
 
+// Dates as people write them need tables and patterns that are loaded at the first one: a third of a
+// second under translation.
+let dates = false;
+function writeDates() {
+  if (dates) return;
+  dates = true;
+  const date = new Date(0);
+  date.toLocaleString();
+  date.toLocaleDateString();
+  date.toLocaleTimeString();
+}
+
 const socket = net.connect(SOCKET);
 socket.on("error", () => {});
 socket.on("data", (words) => {
   for (const word of words) {
     if (word === WAKE || word === REHEARSE) wake(word === WAKE);
+    if (word === REHEARSE) writeDates();
     if (word === EXERCISE || word === REHEARSE) exercise();
   }
   socket.write(words);
