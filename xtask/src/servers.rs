@@ -1,5 +1,5 @@
-//! MCP servers that are not osvm's, behind osvm: what a client sees through it is what it sees
-//! without it.
+//! MCP servers that are not osvm's, behind osvm, on this host and in microVMs: what a client sees
+//! through it is what it sees without it.
 //!
 //! The comparing is done by `compare-servers` of package `osvm-fixture`; here is which servers, with
 //! which files, and which call of each of their tools.
@@ -8,6 +8,8 @@
 //!
 //! What is never the same twice, in one call each: the times and the process environment that
 //! `server-everything` and `server-filesystem` tell, the time that `mcp-server-time` is there for.
+
+mod micro_vm;
 
 use crate::packages::{self, Missing, Packages};
 use crate::project::Project;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Longest one comparison may take, in seconds.
-const PATIENCE: u32 = 180;
+const PATIENCE: u32 = 300;
 
 /// Whoever commits in the repository of `mcp-server-git`, and when: so that ids of commits are the
 /// same on both sides.
@@ -43,6 +45,12 @@ struct Compared {
     skipped: Value,
     /// Fills the folder in which it works.
     fill: fn(&Path) -> Result<()>,
+    /// How `osvm image build` makes an image of it.
+    image: Vec<String>,
+    /// What of the folder its guests get, if anything: a folder in it.
+    workspace: Option<&'static str>,
+    /// Variables that are other ones in a guest.
+    env_inside: &'static [(&'static str, &'static str)],
 }
 
 /// `cargo xtask servers`.
@@ -58,31 +66,37 @@ pub(crate) fn check(project: &Project) -> Result<Result<Tally, Missing>> {
     };
     let compare = stage::fixture(project, "compare-servers")?;
     let folder = project.root.join("target/mcp/work");
+    let servers = servers(&packages, &folder);
     let mut tally = Tally::default();
-    for server in servers(&packages, &folder) {
-        printer::note(&format!("\n  {}", server.name));
-        tally += one(project, &compare, &folder, &server)
+    for server in &servers {
+        let stage = Stage::new(project, server.name)?;
+        stage.add(server.name, &server.program)?;
+        tally += one(&stage, &compare, &folder, server, ("on the host", json!({})))
             .with_context(|| format!("cannot compare `{}`", server.name))?;
     }
+    tally += micro_vm::check(project, &compare, &packages)?;
     Ok(Ok(tally))
 }
 
-fn one(project: &Project, compare: &Path, folder: &Path, server: &Compared) -> Result<Tally> {
-    let stage = Stage::new(project, server.name)?;
-    let template = stage.home().join("template");
-    fs::create_dir_all(&template)?;
-    (server.fill)(&template)?;
+/// Compares one server with itself behind the osvm of the stage, which knows it by its name.
+fn one(
+    stage: &Stage,
+    compare: &Path,
+    folder: &Path,
+    server: &Compared,
+    (place, more): (&str, Value),
+) -> Result<Tally> {
+    let template = template(stage, server)?;
     let mut direct = server.program.clone();
     // Both sides have the same home and the same programs.
     direct.env.extend(stage.serve(&[]).env);
-    stage.add(server.name, &server.program)?;
     let through = stage.serve(&["--no-prefix", "--servers", server.name]);
     let program = |program: &Program| {
         let env: serde_json::Map<_, _> =
             program.env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         json!({"command": program.command, "args": program.args, "env": env})
     };
-    let plan = json!({
+    let mut plan = json!({
         "direct": program(&direct),
         "through": program(&through),
         "folder": folder,
@@ -90,13 +104,16 @@ fn one(project: &Project, compare: &Path, folder: &Path, server: &Compared) -> R
         "calls": server.calls,
         "skipped": server.skipped,
     });
+    if let (Value::Object(plan), Value::Object(more)) = (&mut plan, more) {
+        plan.extend(more);
+    }
     let path = stage.home().join("plan.json");
     fs::write(&path, plan.to_string()).context("cannot write the plan")?;
     let mut command = stage.command(compare);
     command.arg(&path);
     let mut tally = Tally::default();
     let status = process::watch(stage::bounded(&command, PATIENCE), |line| {
-        printer::note(&format!("    {line}"));
+        printer::note(&format!("    {} {place}: {line}", server.name));
         tally += Tally::from_summary(line).unwrap_or_default();
     })?;
     if tally.is_empty() || (!status.success() && tally.failed == 0) {
@@ -105,7 +122,17 @@ fn one(project: &Project, compare: &Path, folder: &Path, server: &Compared) -> R
     Ok(tally)
 }
 
-fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
+/// The files that the server finds, made if they are not there.
+fn template(stage: &Stage, server: &Compared) -> Result<PathBuf> {
+    let template = stage.home().join("template");
+    if !template.exists() {
+        fs::create_dir_all(&template)?;
+        (server.fill)(&template)?;
+    }
+    Ok(template)
+}
+
+fn servers(packages: &Packages, folder: &Path) -> [Compared; 6] {
     let (npm, node, python) =
         (packages.npm("servers"), &packages.node(), &packages.python("python2"));
     let script = |name: &str| {
@@ -126,6 +153,9 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
             calls: everything(),
             skipped: json!({}),
             fill: nothing,
+            image: words(&["--npm", "@modelcontextprotocol/server-everything@2026.8.31"]),
+            workspace: None,
+            env_inside: &[],
         },
         Compared {
             name: "filesystem",
@@ -133,6 +163,14 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
             calls: filesystem(&at),
             skipped: json!({}),
             fill: some_files,
+            image: words(&[
+                "--npm",
+                "@modelcontextprotocol/server-filesystem@2026.8.31",
+                "--arg",
+                &at("files"),
+            ]),
+            workspace: Some("files"),
+            env_inside: &[],
         },
         Compared {
             name: "memory",
@@ -141,10 +179,28 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
             calls: memory(),
             skipped: json!({}),
             fill: nothing,
+            image: words(&[
+                "--npm",
+                "@modelcontextprotocol/server-memory@2026.8.31",
+                "--needs",
+                "state",
+            ]),
+            workspace: None,
+            env_inside: &[("MEMORY_FILE_PATH", "/tmp/graph.jsonl")],
+        },
+        Compared {
+            name: "sequential-thinking",
+            program: Program::new(node, [script("server-sequential-thinking")]),
+            calls: thinking(),
+            skipped: json!({}),
+            fill: nothing,
+            image: words(&["--npm", "@modelcontextprotocol/server-sequential-thinking@2026.8.31"]),
+            workspace: None,
+            env_inside: &[],
         },
         Compared {
             name: "time",
-            program: Program::new(python, ["-m", "mcp_server_time", "--local-timezone", "UTC"]),
+            program: Program::new(python, ["-m", "mcp_server_time"]).with_env("TZ", "Etc/UTC"),
             calls: json!([
                 {"tool": "get_current_time", "arguments": {"timezone": "Europe/Paris"},
                     "masks": ["digits", {"after": "day_of_week"}]},
@@ -154,6 +210,9 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
             ]),
             skipped: json!({}),
             fill: nothing,
+            image: words(&["--pypi", "mcp-server-time==2026.10.19"]),
+            workspace: None,
+            env_inside: &[],
         },
         Compared {
             name: "git",
@@ -161,8 +220,15 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 5] {
             calls: repository(&at("repository")),
             skipped: json!({}),
             fill: a_repository,
+            image: words(&["--pypi", "mcp-server-git==2026.10.19", "--deb", "git"]),
+            workspace: Some("repository"),
+            env_inside: &[],
         },
     ]
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 fn everything() -> Value {
@@ -171,7 +237,7 @@ fn everything() -> Value {
         {"tool": "echo", "arguments": {}},
         {"tool": "get-annotated-message", "arguments": {"messageType": "error", "includeImage": true}},
         // The environment of the process, which is osvm's choice when osvm starts it.
-        {"tool": "get-env", "arguments": {}, "masks": [{"after": "{"}, {"after": "  \""}]},
+        {"tool": "get-env", "arguments": {}, "masks": [{"rest": "{"}]},
         {"tool": "get-resource-links", "arguments": {"count": 3}, "masks": ["digits"]},
         {"tool": "get-resource-reference", "arguments": {"resourceType": "Text", "resourceId": 1},
             "masks": [{"after": "created at"}]},
@@ -233,6 +299,23 @@ fn memory() -> Value {
         {"tool": "read_graph", "arguments": {}},
         {"tool": "delete_entities", "arguments": {"entityNames": ["a"]}},
         {"tool": "read_graph", "arguments": {}},
+    ])
+}
+
+fn thinking() -> Value {
+    let thought = |number: u32, more: Value| {
+        let mut arguments = json!({"thought": "so", "nextThoughtNeeded": true,
+            "thoughtNumber": number, "totalThoughts": 2});
+        if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), more) {
+            arguments.extend(more);
+        }
+        json!({"tool": "sequentialthinking", "arguments": arguments})
+    };
+    json!([
+        thought(1, json!({})),
+        thought(2, json!({"branchFromThought": 1, "branchId": "b"})),
+        thought(3, json!({"isRevision": true, "revisesThought": 1, "nextThoughtNeeded": false})),
+        thought(0, json!({"thought": 1})),
     ])
 }
 

@@ -15,9 +15,10 @@
 //!   not listed is a difference.
 //! - Compared is JSON: the order of members does not count, that of entries of a list does not
 //!   either, because osvm sorts them; everything else does.
-//! - Only two things are taken out of it: `_meta["osvm/isolation"]`, which osvm has to add, and what
-//!   the plan masks because it is never the same twice.
-//! - A server of both eras is compared in both.
+//! - Only this is taken out of it: what osvm has to add to `_meta`, and what the plan masks because it
+//!   is never the same twice.
+//! - A server of both eras is compared in both, unless the plan wants one.
+//! - Where osvm gives every call a server of its own, so does this to the calls it compares with.
 //!
 //! The last line says how much was the same: `12 passed, 0 failed`.
 
@@ -34,11 +35,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest one request may take, a start of Node or Python with it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest one request may take, a start of Node or Python with it, in a microVM too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What osvm adds to a result.
+/// What osvm adds to every result.
 const ISOLATION: &str = "osvm/isolation";
+
+/// What osvm adds to results of servers that have a workspace.
+const WORKSPACE: &str = "osvm/workspace";
 
 /// How much of two values is shown where they differ, in characters.
 const SHOWN: usize = 1500;
@@ -54,6 +58,15 @@ struct Plan {
     calls: Vec<Planned>,
     /// Tools that are not called, and why.
     skipped: BTreeMap<String, String>,
+    /// Where every call has to run, as osvm calls it; anywhere without it.
+    #[serde(default)]
+    mode: Option<String>,
+    /// Whether every call has a server of its own, with files of its own.
+    #[serde(default)]
+    each_afresh: bool,
+    /// Whether the era that the server prefers is enough.
+    #[serde(default)]
+    one_era: bool,
 }
 
 /// A server's command line.
@@ -83,6 +96,8 @@ enum Mask {
     Hashes,
     /// What follows that word on a line.
     After(String),
+    /// What follows that word, on all lines.
+    Rest(String),
 }
 
 /// What one side showed, by what it was asked.
@@ -98,7 +113,8 @@ fn main() -> Result<ExitCode> {
         Era::Legacy => Era::Modern,
         Era::Modern => Era::Legacy,
     };
-    for era in [Some(first), dual.then_some(other)].into_iter().flatten() {
+    let other = Some(other).filter(|_| dual && !plan.one_era);
+    for era in [Some(first), other].into_iter().flatten() {
         let direct = look(&plan, &plan.direct, era, false)?;
         let through = look(&plan, &plan.through, era, true)?;
         let asked: std::collections::BTreeSet<_> = direct.keys().chain(through.keys()).collect();
@@ -128,9 +144,9 @@ fn eras(plan: &Plan) -> Result<(Era, bool)> {
 
 /// Starts one side on fresh files and asks it for all there is.
 fn look(plan: &Plan, program: &Program, era: Era, isolated: bool) -> Result<Seen> {
-    let server = start(plan, program)?;
+    let mut server = start(plan, program)?;
     let side = if isolated { "osvm" } else { "the server" };
-    let offer = server.refresh(soon()).with_context(|| format!("{side} can't be asked"))?;
+    let offer = offer(&server).with_context(|| format!("{side} can't be asked"))?;
     let mut seen = lists(&offer)?;
     let names: Vec<String> = listed(&offer.tools)?.into_iter().map(|(name, _)| name).collect();
     for name in names {
@@ -142,18 +158,37 @@ fn look(plan: &Plan, program: &Program, era: Era, isolated: bool) -> Result<Seen
         }
     }
     for (number, call) in plan.calls.iter().enumerate() {
+        if plan.each_afresh && !isolated {
+            server.shut_down();
+            server = start(plan, program)?;
+        }
         let params = json!({"name": call.tool, "arguments": call.arguments});
         let mut answer = ask(&server, "tools/call", &params, era)
             .with_context(|| format!("{side}: call of `{}`", call.tool))?;
         if isolated {
-            let found = take_isolation(&mut answer);
-            ensure!(found, "osvm did not say how `{}` was isolated: {answer}", call.tool);
+            let place = take_isolation(&mut answer);
+            let fits = place
+                .is_some_and(|place| place.is_none() || plan.mode.is_none() || place == plan.mode);
+            ensure!(fits, "osvm did not say that `{}` was isolated so: {answer}", call.tool);
         }
         mask(&mut answer, &call.masks);
         seen.insert(format!("call {number} of `{}`", call.tool), answer);
     }
     server.shut_down();
     Ok(seen)
+}
+
+/// All lists, when there is something in them: osvm may not have asked the server yet.
+fn offer(server: &Server) -> Result<Arc<Offer>> {
+    let deadline = soon();
+    loop {
+        let offer = server.refresh(deadline)?;
+        if !offer.tools.is_empty() {
+            return Ok(offer);
+        }
+        ensure!(Instant::now() < deadline, "it lists no tools");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn start(plan: &Plan, program: &Program) -> Result<Arc<Server>> {
@@ -235,18 +270,20 @@ fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// Takes out what osvm adds; whether it was there. A protocol error has no place for it.
-fn take_isolation(answer: &mut Value) -> bool {
-    if answer.get("error").is_some() {
-        return true;
+/// Takes out what osvm adds: the place where the call ran, if osvm says that. A protocol error has no
+/// place for it.
+fn take_isolation(answer: &mut Value) -> Option<Option<String>> {
+    let answer = answer.as_object_mut()?;
+    if answer.contains_key("error") {
+        return Some(None);
     }
-    let Some(answer) = answer.as_object_mut() else { return false };
-    let Some(meta) = answer.get_mut("_meta").and_then(Value::as_object_mut) else { return false };
-    let found = meta.remove(ISOLATION).is_some();
+    let meta = answer.get_mut("_meta").and_then(Value::as_object_mut)?;
+    let found = meta.remove(ISOLATION);
+    meta.remove(WORKSPACE);
     if meta.is_empty() {
         answer.remove("_meta");
     }
-    found
+    found.map(|found| found.get("mode").and_then(Value::as_str).map(str::to_owned))
 }
 
 /// Masks every text in `value`.
@@ -285,6 +322,10 @@ fn masked(text: &str, mask: &Mask) -> String {
             };
             text.split('\n').map(line).collect::<Vec<_>>().join("\n")
         }
+        Mask::Rest(prefix) => match text.split_once(prefix.as_str()) {
+            Some((before, _)) => format!("{before}{prefix}#"),
+            None => text.to_owned(),
+        },
     }
 }
 
@@ -308,13 +349,14 @@ mod tests {
         check("at 09:15, a5", &Mask::Digits, "at ##:##, a#");
         check("commit 0123456789abcdef. added cafe", &Mask::Hashes, "commit #. added cafe");
         check("size: 1\ncreated: now", &Mask::After("created: ".into()), "size: 1\ncreated: #");
+        check("env: {\na\nb", &Mask::Rest("{".into()), "env: {#");
     }
 
     #[test]
     fn only_the_envelope_of_osvm_is_taken_out_of_meta() {
-        let mut answer = json!({"_meta": {ISOLATION: {}, "x": 1}, "content": []});
-        assert!(take_isolation(&mut answer));
+        let mut answer = json!({"_meta": {ISOLATION: {"mode": "direct"}, "x": 1}, "content": []});
+        assert_eq!(take_isolation(&mut answer), Some(Some("direct".into())));
         assert_eq!(answer, json!({"_meta": {"x": 1}, "content": []}));
-        assert!(!take_isolation(&mut json!({"content": []})));
+        assert_eq!(take_isolation(&mut json!({"content": []})), None);
     }
 }
