@@ -13,13 +13,16 @@
 use crate::error::MicroVmError;
 use crate::guest::{Awake, Guest, Host};
 use crate::template::{Template, exercise};
+use osvm_protocol::linux::method;
+use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often a clone is exercised for the pool. The second time takes other turns through code that
-/// the first has translated.
+/// How often a clone is exercised for the pool, besides what its programs do by themselves
+/// ([`method::EXERCISE`]). The second time takes other turns through code that the first has
+/// translated.
 const EXERCISES: usize = 2;
 
 /// How long a clone may take to be ready for the pool.
@@ -56,6 +59,10 @@ impl Ready {
         let mut guest = host.restore(&template.name, &template.snapshot)?;
         let awake = guest.wake(deadline)?;
         if exercised && template.greeting.is_some() {
+            let () = guest
+                .talk()
+                .ask(method::EXERCISE, &json!({}), deadline)
+                .map_err(|gone| guest.explain(gone))?;
             for _ in 0..EXERCISES {
                 let done = exercise(&mut guest, template.exercise, deadline);
                 done.map_err(|gone| guest.explain(gone))?;

@@ -28,6 +28,7 @@
 pub mod clones;
 mod error;
 mod guest;
+mod harmless;
 mod initrd;
 mod launch;
 mod link;

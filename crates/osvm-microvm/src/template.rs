@@ -5,6 +5,7 @@
 
 use crate::error::MicroVmError;
 use crate::guest::{Guest, Host, Life};
+use crate::harmless;
 use crate::recipe::Recipe;
 use crate::talk::Gone;
 use osvm_protocol::linux::{Info, method};
@@ -23,6 +24,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How often a server is exercised before it is saved.
 const EXERCISES: usize = 3;
 
+/// How long a call that warms a server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a warm server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exercise {
@@ -30,6 +34,29 @@ pub(crate) enum Exercise {
     Plain,
     /// A call of a tool it does not have besides.
     WithCall,
+}
+
+/// What a server is asked while it is made warm, besides what troubles none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Warmth {
+    /// A tool that it does not have.
+    no_tool: bool,
+    /// Those of its tools that it calls harmless.
+    harmless: bool,
+}
+
+/// What a server was asked last, so that one that did not survive it is not asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Plain,
+    NoTool,
+    Harmless,
+}
+
+impl Warmth {
+    fn exercise(self) -> Exercise {
+        if self.no_tool { Exercise::WithCall } else { Exercise::Plain }
+    }
 }
 
 /// A saved guest whose server is warm. Cheap to clone.
@@ -68,20 +95,29 @@ impl Template {
         deadline: Instant,
         cancel: &Stop,
     ) -> Result<Self, MicroVmError> {
-        match Self::attempt(host, recipe, Exercise::WithCall, deadline, cancel) {
-            // A server that does not survive a call of a tool it does not have is not asked again.
-            Err(MicroVmError::Gone(Gone::Ended(_) | Gone::HungUp)) => {
-                tracing::info!(server = %recipe.name, "warmed without a call");
-                Self::attempt(host, recipe, Exercise::Plain, deadline, cancel)
+        let mut warmth = Warmth { no_tool: true, harmless: true };
+        loop {
+            let mut step = Step::Plain;
+            let made = Self::attempt(host, recipe, warmth, &mut step, deadline, cancel);
+            let again = match &made {
+                Err(MicroVmError::Gone(Gone::Ended(_) | Gone::HungUp)) => true,
+                Err(MicroVmError::Gone(Gone::Deadline)) => Instant::now() < deadline,
+                _ => false,
+            };
+            match step {
+                Step::NoTool if again => warmth.no_tool = false,
+                Step::Harmless if again => warmth.harmless = false,
+                _ => return made,
             }
-            made => made,
+            tracing::info!(server = %recipe.name, "warmed anew, without step {step:?}");
         }
     }
 
     fn attempt(
         host: &Host,
         recipe: &Recipe,
-        exercise: Exercise,
+        warmth: Warmth,
+        step: &mut Step,
         deadline: Instant,
         cancel: &Stop,
     ) -> Result<Self, MicroVmError> {
@@ -89,7 +125,7 @@ impl Template {
         let mut guest = host.boot(recipe, Life::Clone)?;
         let killer = guest.killer();
         let _hook = cancel.hook(move || killer.kill());
-        let made = warm(&mut guest, exercise, started, deadline);
+        let made = warm(&mut guest, warmth, step, started, deadline);
         let (greeting, kernel, initialized) = match made {
             Ok(made) => made,
             Err(_) if cancel.is_stopped() => return Err(MicroVmError::Cancelled),
@@ -97,6 +133,7 @@ impl Template {
         };
         let snapshot = guest.save(deadline)?;
         let times = Times { kernel, initialized, saved: started.elapsed() };
+        let exercise = warmth.exercise();
         Ok(Self { name: recipe.name.clone(), snapshot, greeting, exercise, times })
     }
 }
@@ -114,7 +151,8 @@ type Warm = (Option<Box<RawValue>>, Duration, Duration);
 
 fn warm(
     guest: &mut Guest,
-    how: Exercise,
+    how: Warmth,
+    step: &mut Step,
     started: Instant,
     deadline: Instant,
 ) -> Result<Warm, Gone> {
@@ -128,16 +166,43 @@ fn warm(
     let initialized = started.elapsed();
     if greeting.is_some() {
         talk.notify("notifications/initialized", deadline)?;
+        *step = if how.no_tool { Step::NoTool } else { Step::Plain };
         // The first time compiles, later ones settle what was compiled.
         for _ in 0..EXERCISES {
-            exercise(guest, how, deadline)?;
+            exercise(guest, how.exercise(), deadline)?;
+        }
+        if how.harmless {
+            *step = Step::Harmless;
+            call_harmless(guest, deadline)?;
         }
     }
+    *step = Step::Plain;
     std::thread::sleep(SETTLE);
     // Also says that the server is still there.
     let _health: serde_json::Value = guest.talk().ask(method::HEALTH, &json!({}), deadline)?;
     let () = guest.talk().ask(method::FREEZE, &json!({}), deadline)?;
     Ok((greeting, Duration::from_millis(info.kernel_ms), initialized))
+}
+
+/// Calls what the server itself calls harmless: the way from a request to a tool and back is then
+/// compiled in the template, and no clone has to compile it.
+fn call_harmless(guest: &mut Guest, deadline: Instant) -> Result<(), Gone> {
+    let listed = match guest.talk().request("tools/list", &json!({}), deadline) {
+        Ok(listed) => listed,
+        Err(Gone::ServerRefused { .. }) => return Ok(()),
+        Err(gone) => return Err(gone),
+    };
+    for harmless::Call { name, arguments } in harmless::calls(&listed) {
+        for _ in 0..EXERCISES {
+            let params = json!({"name": name, "arguments": arguments});
+            let soon = deadline.min(Instant::now() + PATIENCE);
+            match guest.talk().request("tools/call", &params, soon) {
+                Ok(_) | Err(Gone::ServerRefused { .. }) => {}
+                Err(gone) => return Err(gone),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What osvm says to a server of the old era: it offers nothing, so it is asked nothing.

@@ -80,6 +80,15 @@ fn what_one_clone_writes_the_next_does_not_see() {
 }
 
 #[test]
+fn a_template_has_called_what_its_server_calls_harmless_and_nothing_else() {
+    let Some(bench) = Bench::new() else { return };
+    let Some(recipe) = bench.recipe(Runtime::Node) else { return };
+    let template = template(&bench, &recipe);
+    assert_ne!(once(&bench, &template, "drawn"), "0");
+    assert_eq!(once(&bench, &template, "count"), "1");
+}
+
+#[test]
 fn a_pool_hands_out_clones_that_were_never_used() {
     let Some(bench) = Bench::new() else { return };
     let Some(recipe) = bench.recipe(Runtime::Node) else { return };
