@@ -61,6 +61,40 @@ fn auto_takes_qemu_where_kvm_interprets_and_the_embedded_vmm_elsewhere() {
 }
 
 #[test]
+fn what_kvm_is_is_measured_once_for_each_start_of_the_host() {
+    let Some(path) = path_with_qemu() else { return };
+    let home = Home::new();
+    // The first call makes the directory where it is remembered.
+    home.osvm(ECHO).assert().code(0);
+    let chosen = || {
+        let mut doctor = home.osvm_std(&["doctor", "--json"]);
+        let output = doctor.env("OSVM_BACKEND", "auto").env("PATH", &path).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == "backend").unwrap();
+        let fact = |name: &str| check[name].as_str().unwrap().to_owned();
+        (fact("backend"), fact("reason"))
+    };
+    let on = |backend: &str, reason: &str| (backend.to_owned(), reason.to_owned());
+    let hardware = on("kvm", "this host's KVM runs guests on the processor");
+    let interpreted =
+        on("qemu-tcg", "this host's KVM interprets guests, and QEMU translates them faster");
+    let is_hardware = home.kvm_is_hardware();
+    let (truth, lie) = if is_hardware { (hardware, interpreted) } else { (interpreted, hardware) };
+    assert_eq!(chosen(), truth);
+    let file = home.path().join("run/osvm/kvm.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut remembered: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(remembered["hardware"], is_hardware);
+    remembered["hardware"] = (!is_hardware).into();
+    std::fs::write(&file, remembered.to_string()).unwrap();
+    assert_eq!(chosen(), lie, "it is not measured again");
+    remembered["boot_id"] = "of another start".into();
+    std::fs::write(&file, remembered.to_string()).unwrap();
+    assert_eq!(chosen(), truth, "it is measured again");
+}
+
+#[test]
 fn auto_does_without_qemu_where_it_is_not_installed() {
     let home = Home::new();
     let mut call = home.osvm_std(&json(ECHO));
