@@ -76,11 +76,14 @@ fn a_guest_that_never_accepts_runs_into_the_deadline() {
 #[test]
 fn an_idle_guest_uses_no_processor_time() {
     let Some((machine, _spec)) = boot(&tiny(&IDLE)) else { return };
-    let before = processor_ticks(machine.vm_pid());
-    std::thread::sleep(Duration::from_millis(300));
-    // Thirty ticks have passed. One or two may still belong to its start, which ends when it ends.
-    let used = processor_ticks(machine.vm_pid()) - before;
-    assert!(used <= 2, "an idle guest used {used} ticks of 30");
+    let used = |_| {
+        let before = processor_ticks(machine.vm_pid());
+        std::thread::sleep(Duration::from_millis(300));
+        processor_ticks(machine.vm_pid()) - before
+    };
+    // Thirty ticks pass each time, and one or two may be somebody's interrupts. Its start, which
+    // takes longer than that on a slow host, ends; a guest that spins uses the processor for ever.
+    assert!((0..10).map(used).any(|used| used <= 2), "an idle guest uses the processor");
 }
 
 #[test]
