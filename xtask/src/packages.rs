@@ -18,8 +18,9 @@ use crate::tally::Tally;
 use crate::{printer, process};
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 /// Why something can't be had here.
@@ -95,10 +96,9 @@ pub(crate) fn python_environment(
     };
     pip.args(["install", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(requirements);
-    let done = process::succeeds(&mut pip);
-    Ok(done
-        .then_some(())
-        .ok_or_else(|| format!("`pip` can't install what `{}` names", requirements.display())))
+    let outcome = done(&mut pip)?;
+    let what = requirements.display();
+    Ok(outcome.map_err(|why| format!("`pip` can't install what `{what}` names: {why}")))
 }
 
 /// The exit code of a command that needs packages: a person who asks for it wants it run.
@@ -147,8 +147,26 @@ fn node_modules(pins: &Path, folder: &Path) -> Result<Result<(), Missing>> {
     }
     let mut npm = Command::new("npm");
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]);
-    let done = process::succeeds(npm.current_dir(folder));
-    Ok(done.then_some(()).ok_or_else(|| {
-        format!("`npm ci` can't install what `{}/package-lock.json` names", pins.display())
-    }))
+    let outcome = done(npm.current_dir(folder))?;
+    let what = pins.join("package-lock.json");
+    let what = what.display();
+    Ok(outcome.map_err(|why| format!("`npm ci` can't install what `{what}` names: {why}")))
+}
+
+/// Runs it to its end. `Err` in the inner result is the first of its errors.
+fn done(command: &mut Command) -> Result<Result<(), String>> {
+    let shown = process::show(command);
+    let output = match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Err(format!("`{shown}` can't be run: it is not installed")));
+        }
+        output => output.with_context(|| format!("cannot run `{shown}`"))?,
+    };
+    if output.status.success() {
+        return Ok(Ok(()));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let is_error = |line: &&str| line.contains("ERROR") || line.contains("npm error");
+    let why = said.lines().find(is_error).or(said.lines().last());
+    Ok(Err(why.unwrap_or("it does not say why").to_owned()))
 }
