@@ -132,20 +132,20 @@ fn template(stage: &Stage, server: &Compared) -> Result<PathBuf> {
     Ok(template)
 }
 
-fn servers(packages: &Packages, folder: &Path) -> [Compared; 6] {
-    let (npm, node, python) =
-        (packages.npm("servers"), &packages.node(), &packages.python("python2"));
+fn servers(packages: &Packages, folder: &Path) -> Vec<Compared> {
+    let mut servers = Vec::from(of_npm(packages, folder));
+    servers.extend(of_pypi(&packages.python("python2"), folder));
+    servers
+}
+
+fn of_npm(packages: &Packages, folder: &Path) -> [Compared; 4] {
+    let (npm, node) = (packages.npm("servers"), &packages.node());
     let script = |name: &str| {
         let script = format!("@modelcontextprotocol/{name}/dist/index.js");
         npm.join(script).display().to_string()
     };
     let at = |path: &str| folder.join(path).display().to_string();
     let graph = at("graph.jsonl");
-    let git = COMMITTER
-        .into_iter()
-        .fold(Program::new(python, ["-m", "mcp_server_git"]), |program, (name, value)| {
-            program.with_env(name, value)
-        });
     [
         Compared {
             name: "everything",
@@ -198,6 +198,17 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 6] {
             workspace: None,
             env_inside: &[],
         },
+    ]
+}
+
+fn of_pypi(python: &Path, folder: &Path) -> [Compared; 2] {
+    let repository_at = folder.join("repository").display().to_string();
+    let git = COMMITTER
+        .into_iter()
+        .fold(Program::new(python, ["-m", "mcp_server_git"]), |program, (name, value)| {
+            program.with_env(name, value)
+        });
+    [
         Compared {
             name: "time",
             program: Program::new(python, ["-m", "mcp_server_time"]).with_env("TZ", "Etc/UTC"),
@@ -217,7 +228,7 @@ fn servers(packages: &Packages, folder: &Path) -> [Compared; 6] {
         Compared {
             name: "git",
             program: git,
-            calls: repository(&at("repository")),
+            calls: repository(&repository_at),
             skipped: json!({}),
             fill: a_repository,
             image: words(&["--pypi", "mcp-server-git==2026.10.19", "--deb", "git"]),
