@@ -4,6 +4,7 @@
 mod clones;
 mod death;
 mod guest;
+mod health;
 mod hostile;
 mod outside;
 mod persistent;
