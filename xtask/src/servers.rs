@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Longest one comparison may take, in seconds.
-const PATIENCE: u32 = 300;
+const PATIENCE: u32 = 600;
 
 /// Whoever commits in the repository of `mcp-server-git`, and when: so that ids of commits are the
 /// same on both sides.

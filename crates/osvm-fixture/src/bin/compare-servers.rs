@@ -17,7 +17,7 @@
 //!   either, because osvm sorts them; everything else does.
 //! - Only this is taken out of it: what osvm has to add to `_meta`, and what the plan masks because it
 //!   is never the same twice.
-//! - A server of both eras is compared in both, unless the plan wants one.
+//! - A server of both eras is compared in both, unless the plan names one.
 //! - Where osvm gives every call a server of its own, so does this to the calls it compares with.
 //!
 //! The last line says how much was the same: `12 passed, 0 failed`.
@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest one request may take, a start of Node or Python with it, in a microVM too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(280);
 
 /// What osvm adds to every result.
 const ISOLATION: &str = "osvm/isolation";
@@ -64,9 +64,21 @@ struct Plan {
     /// Whether every call has a server of its own, with files of its own.
     #[serde(default)]
     each_afresh: bool,
-    /// Whether the era that the server prefers is enough.
     #[serde(default)]
-    one_era: bool,
+    eras: Eras,
+}
+
+/// In which eras a server is compared.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Eras {
+    /// In all that it speaks.
+    #[default]
+    All,
+    /// In the one that it prefers.
+    Preferred,
+    /// In the one with `initialize`.
+    Legacy,
 }
 
 /// A server's command line.
@@ -113,8 +125,12 @@ fn main() -> Result<ExitCode> {
         Era::Legacy => Era::Modern,
         Era::Modern => Era::Legacy,
     };
-    let other = Some(other).filter(|_| dual && !plan.one_era);
-    for era in [Some(first), other].into_iter().flatten() {
+    let eras = match plan.eras {
+        Eras::All => [Some(first), dual.then_some(other)],
+        Eras::Preferred => [Some(first), None],
+        Eras::Legacy => [Some(Era::Legacy), None],
+    };
+    for era in eras.into_iter().flatten() {
         let direct = look(&plan, &plan.direct, era, false)?;
         let through = look(&plan, &plan.through, era, true)?;
         let asked: std::collections::BTreeSet<_> = direct.keys().chain(through.keys()).collect();

@@ -1,10 +1,9 @@
 //! Configured servers in Linux microVMs, as a user has them: images built by `osvm image build`, both
 //! lives, and nothing left behind.
 //!
-//! A small selection always runs; `OSVM_REQUIRE=microvm-all` takes all servers. Images are kept in the
-//! target directory, and so are the servers that they are compared with.
+//! What servers say in microVMs is compared with what they say elsewhere by `cargo xtask servers`, which
+//! shares the images: they are kept in the target directory.
 
-use crate::client::Client;
 use crate::support::{Home, eventually};
 use serde_json::{Value, json};
 use std::fs;
@@ -19,69 +18,15 @@ pub(crate) struct Sample {
     pub(crate) build: &'static [&'static str],
     /// The entry's command, which tells how it could be built.
     pub(crate) command: &'static [&'static str],
-    /// The program that runs on the host, below `target/mcp`.
-    pub(crate) direct: &'static [&'static str],
     pub(crate) env: &'static [(&'static str, &'static str)],
-    /// Calls that give the same answer each time.
-    pub(crate) calls: &'static [(&'static str, &'static str)],
 }
 
 const MEMORY: Sample = Sample {
     name: "memory",
     build: &["--npm", "@modelcontextprotocol/server-memory@2026.8.31", "--needs", "state"],
     command: &["npx", "-y", "@modelcontextprotocol/server-memory@2026.8.31"],
-    direct: &["servers/node_modules/.bin/mcp-server-memory"],
     env: &[("MEMORY_FILE_PATH", "/tmp/memory.jsonl")],
-    calls: &[("read_graph", "{}"), ("search_nodes", r#"{"query":"x"}"#)],
 };
-
-const TIME: Sample = Sample {
-    name: "time",
-    build: &["--pypi", "mcp-server-time==2026.10.19"],
-    command: &["uvx", "mcp-server-time@2026.10.19"],
-    direct: &["python2/bin/mcp-server-time"],
-    // Its tools name the zone of the machine.
-    env: &[("TZ", "Etc/UTC")],
-    calls: &[("get_current_time", r#"{"timezone":"No/Where"}"#)],
-};
-
-const MORE: [Sample; 4] = [
-    Sample {
-        name: "everything",
-        build: &["--npm", "@modelcontextprotocol/server-everything@2026.8.31"],
-        command: &["npx", "-y", "@modelcontextprotocol/server-everything@2026.8.31"],
-        direct: &["servers/node_modules/.bin/mcp-server-everything"],
-        env: &[],
-        calls: &[("echo", r#"{"message":"hi"}"#), ("get-sum", r#"{"a":2,"b":3}"#)],
-    },
-    Sample {
-        name: "filesystem",
-        build: &["--npm", "@modelcontextprotocol/server-filesystem@2026.8.31", "--arg", "/tmp"],
-        command: &["npx", "-y", "@modelcontextprotocol/server-filesystem@2026.8.31", "/tmp"],
-        direct: &["servers/node_modules/.bin/mcp-server-filesystem", "/tmp"],
-        env: &[],
-        calls: &[("list_allowed_directories", "{}")],
-    },
-    Sample {
-        name: "sequential-thinking",
-        build: &["--npm", "@modelcontextprotocol/server-sequential-thinking@2026.8.31"],
-        command: &["npx", "-y", "@modelcontextprotocol/server-sequential-thinking@2026.8.31"],
-        direct: &[],
-        env: &[],
-        calls: &[(
-            "sequentialthinking",
-            r#"{"thought":"a","nextThoughtNeeded":false,"thoughtNumber":1,"totalThoughts":1}"#,
-        )],
-    },
-    Sample {
-        name: "git",
-        build: &["--pypi", "mcp-server-git==2026.10.19", "--deb", "git"],
-        command: &["uvx", "mcp-server-git@2026.10.19"],
-        direct: &["python2/bin/mcp-server-git"],
-        env: &[],
-        calls: &[],
-    },
-];
 
 impl Sample {
     fn env(&self) -> Value {
@@ -258,88 +203,6 @@ fn a_killed_osvm_leaves_no_microvm() {
     let ps = osvm(&home, &["ps", "--json"]).output().unwrap().stdout;
     assert_eq!(String::from_utf8(ps).unwrap(), "[]\n");
     assert!(home.processes().is_empty());
-}
-
-#[test]
-fn a_server_says_in_a_microvm_what_it_says_on_the_host() {
-    compare(&TIME, "clone");
-    let all = std::env::var("OSVM_REQUIRE").unwrap_or_default().contains("microvm-all");
-    if !all {
-        eprintln!("SKIPPED: OSVM_REQUIRE=microvm-all compares the other servers too");
-        return;
-    }
-    compare(&TIME, "persistent");
-    for sample in MORE.iter().chain([&MEMORY]) {
-        compare(sample, "clone");
-        compare(sample, "persistent");
-    }
-}
-
-/// Asks the server in a microVM and on the host, and compares.
-fn compare(sample: &Sample, life: &str) {
-    let Some(home) = home(sample, &microvm(life)) else { return };
-    let inside = answers(&home, sample);
-    let Some((program, args)) = sample.direct.split_first() else {
-        eprintln!("SKIPPED: there is no `{}` on this host to compare with", sample.name);
-        return;
-    };
-    let program = target().join("mcp").join(program);
-    if !program.exists() {
-        eprintln!("SKIPPED: `{}` is missing: nothing to compare with", program.display());
-        return;
-    }
-    let direct = Home::without_images();
-    direct.write_config(
-        &json!({"mcp_servers": {sample.name: {"execution_mode": "direct"}}}).to_string(),
-    );
-    servers(
-        &direct,
-        &json!({sample.name: {"command": program, "args": args, "env": sample.env()}}),
-    );
-    let outside = answers(&direct, sample);
-    assert_eq!(inside, outside, "{} as {life}", sample.name);
-}
-
-/// What a server lists, and what its tools answer.
-fn answers(home: &Home, sample: &Sample) -> Vec<Value> {
-    let path = std::env::var("PATH").unwrap();
-    let mut client = Client::start_with(home, &["--servers", sample.name], &[("PATH", &path)]);
-    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"}});
-    client.ask(1, "initialize", params);
-    client.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
-    let tools = eventually("the server to have listed its tools", || {
-        let listed = ask(&mut client, 2, "tools/list", json!({}));
-        let tools = listed["result"]["tools"].as_array().cloned().unwrap_or_default();
-        (!tools.is_empty()).then_some(tools)
-    });
-    let mut answers: Vec<Value> = tools.into_iter().map(without_isolation).collect();
-    for (tool, arguments) in sample.calls {
-        let arguments: Value = serde_json::from_str(arguments).unwrap();
-        let params = json!({"name": format!("{}__{tool}", sample.name), "arguments": arguments});
-        let answer = ask(&mut client, 3, "tools/call", params);
-        answers.push(without_isolation(answer["result"].clone()));
-    }
-    client.finish();
-    answers
-}
-
-/// Sends a request and waits for its answer, whatever is told meanwhile.
-fn ask(client: &mut Client, id: i32, method: &str, params: Value) -> Value {
-    client.request(id, method, params);
-    loop {
-        let message = client.next();
-        if message["id"] == id {
-            return message;
-        }
-    }
-}
-
-fn without_isolation(mut value: Value) -> Value {
-    if let Some(value) = value.as_object_mut() {
-        value.remove("_meta");
-    }
-    value
 }
 
 #[test]

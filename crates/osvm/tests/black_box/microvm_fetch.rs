@@ -12,9 +12,7 @@ const FETCH: Sample = Sample {
     // for that. Which addresses are private is osvm's to see.
     build: &["--pypi", "mcp-server-fetch==2026.10.19", "--arg=--allow-private-ips"],
     command: &["uvx", "mcp-server-fetch@2026.10.19", "--allow-private-ips"],
-    direct: &[],
     env: &[],
-    calls: &[],
 };
 
 fn fetch(home: &Home, url: &str) -> String {
