@@ -1,3 +1,5 @@
+//! One exchange of a program with the world outside, with a host that answers as the test says.
+
 use super::super::host::Asked;
 use super::*;
 use osvm_protocol::frame;
