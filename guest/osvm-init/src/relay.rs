@@ -35,8 +35,12 @@ const DRAIN: Duration = Duration::from_millis(300);
 /// How long the host may take to read the last frames.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// How long programs may take to rehearse and to exercise. Nothing depends on it.
-const PRACTICE: Duration = Duration::from_secs(2);
+/// How long programs may take to rehearse, each time. Long, because whatever is left of it is left to
+/// every copy, which has to do it before it can wake.
+const REHEARSAL: Duration = Duration::from_secs(30);
+
+/// How long programs may take to exercise. Nothing depends on it.
+const EXERCISE: Duration = Duration::from_secs(2);
 
 /// How often programs rehearse besides the first time: V8 learns what a function works on when it
 /// has run a few times.
@@ -309,7 +313,8 @@ impl Relay {
     /// Has programs do what makes them faster later.
     fn ask(&mut self, id: Id<'static>, word: Word, left: u32) {
         let hooks = self.hooks.tell(word);
-        self.asking = Some(Asking { id, word, hooks, left, deadline: Instant::now() + PRACTICE });
+        let time = if word == Word::Rehearse { REHEARSAL } else { EXERCISE };
+        self.asking = Some(Asking { id, word, hooks, left, deadline: Instant::now() + time });
     }
 
     fn finish_asking(&mut self) {
@@ -323,7 +328,8 @@ impl Relay {
             }
             Word::Wake => control::answer(&asking.id, &control::woken(asking.hooks)),
             Word::Exercise => control::answer(&asking.id, &()),
-            Word::Rehearse if asking.left != 0 && owing == 0 => {
+            // With no program to rehearse nobody would wake us before the deadline.
+            Word::Rehearse if asking.left != 0 && owing == 0 && asking.hooks != 0 => {
                 return self.ask(asking.id, asking.word, asking.left - 1);
             }
             Word::Rehearse => {
