@@ -18,6 +18,7 @@ Commands:
   client       Write osvm into the files of MCP clients
   image        Build and keep images of MCP servers for Linux microVMs
   snapshot     Look at and remove the saved servers that calls get copies of
+  workspace    Look at and apply what calls changed in copies of a workspace
   daemon       Keep virtual machines ready for calls of other processes
   config       Look at and check the isolation config
   policy       Check and try the rules about calls

@@ -121,3 +121,54 @@ error: the recipe is refused: it names nothing to make an image from
     home.osvm(["image", "verify", "x"]).assert().code(2);
     assert!(!home.path().join(".osvm/images/x").exists());
 }
+
+#[test]
+fn a_recipe_file_makes_what_its_flags_make() {
+    let Some(home) = with_image() else { return };
+    let recipe = "name = \"again\"\nrootfs = \"root\"\ncommand = [\"/usr/bin/server\", \"--x\"]\n\
+                  needs = [\"state\"]\nmemory_mb = 192\n";
+    fs::write(home.path().join("again.toml"), recipe).unwrap();
+    let mut build = home.osvm_std(&["image", "build", "--recipe", "again.toml"]);
+    build.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    assert!(build.output().unwrap().status.success());
+    let [one, two] = ["demo", "again"].map(|name| json(&home, &["image", "show", name, "--json"]));
+    assert_eq!(
+        (&one["root"]["digest"], &one["command"]),
+        (&two["root"]["digest"], &two["command"])
+    );
+    assert_eq!(two["needs"], serde_json::json!(["state"]));
+    assert_eq!(two["default_memory_mb"], 192);
+}
+
+/// The example of RFC 8410, section 10.3, and its public half from 10.1.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
+-----END PRIVATE KEY-----
+";
+const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+";
+/// The public key of the first test of RFC 8032, section 7.1.
+const OTHER: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
+-----END PUBLIC KEY-----
+";
+
+#[test]
+fn a_signature_holds_for_its_key_and_until_the_image_is_another() {
+    let Some(home) = with_image() else { return };
+    for (name, text) in [("key.pem", KEY), ("public.pem", PUBLIC), ("other.pem", OTHER)] {
+        fs::write(home.path().join(name), text).unwrap();
+    }
+    let verify = |key: &str| {
+        let output = home.osvm(["image", "verify", "demo", "--key", key]).output().unwrap();
+        output.status.success()
+    };
+    assert!(!verify("public.pem"), "it is not signed");
+    home.osvm(["image", "sign", "demo", "--key", "key.pem"]).assert().code(0);
+    assert!(verify("public.pem") && !verify("other.pem"));
+    fs::write(home.path().join("root/usr/bin/server"), "#!/bin/sh\nexit 1\n").unwrap();
+    assert!(build(&home, "demo").status.success());
+    assert!(!verify("public.pem"), "it is another image");
+}
