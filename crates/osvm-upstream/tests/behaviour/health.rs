@@ -53,6 +53,27 @@ fn a_server_that_answers_is_left_alone() {
 }
 
 #[test]
+fn a_link_that_nobody_uses_is_ended_and_the_next_request_starts_another() {
+    let (release, let_go) = channel();
+    let script = hangs(let_go);
+    let server = script.server();
+    ask(&server, "work").unwrap();
+    assert_eq!(server.end_idle(Duration::from_secs(60)), 0, "it was used just now");
+    let work = {
+        let server = Arc::clone(&server);
+        thread::spawn(move || ask(&server, "hang"))
+    };
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.end_idle(Duration::ZERO), 0, "a request is on its way");
+    release.send(()).unwrap();
+    work.join().unwrap().unwrap();
+    assert_eq!((server.end_idle(Duration::ZERO), script.ends()), (1, 1));
+    ask(&server, "work").unwrap();
+    // Nobody's fault, so it is no death.
+    assert_eq!((script.starts(), server.status().deaths), (2, 0));
+}
+
+#[test]
 fn new_requests_do_not_hide_that_a_server_hangs() {
     let (_held, let_go) = channel();
     let script = hangs(let_go);
