@@ -129,6 +129,8 @@ pub(super) fn host_tests(project: &Project) -> Outcome {
         let linux = kernel::built(project).exists()
             && process::succeeds(Command::new("which").arg("mkfs.erofs"));
         cargo.env("OSVM_REQUIRE", if linux { "guests,kvm,microvm" } else { "guests,kvm" });
+        // Of how many copies no two may be alike.
+        cargo.env("OSVM_TEST_CLONES", "200");
     }
     counted(cargo)
 }

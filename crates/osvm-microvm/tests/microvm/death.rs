@@ -1,4 +1,4 @@
-//! However osvm ends, its guests end with it, and their CIDs are free.
+//! However osvm ends, its guests end with it, their CIDs are free, and no file of theirs is left.
 
 use crate::guest::{Bench, Runtime, soon};
 use osvm_microvm::Template;
@@ -7,7 +7,7 @@ use osvm_protocol::cid;
 use osvm_runtime::cids::Cids;
 use osvm_upstream::Stop;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const VICTIM: &str = "OSVM_TEST_VICTIM";
 const CLONES: usize = 20;
 
 #[test]
-fn sigkill_leaves_no_process_and_no_cid() {
+fn sigkill_leaves_no_process_no_file_and_no_cid() {
     if std::env::var_os(VICTIM).is_some() {
         return victim();
     }
@@ -26,9 +26,12 @@ fn sigkill_leaves_no_process_and_no_cid() {
     if bench.recipe(Runtime::Node).is_none() {
         return;
     }
+    let temporary = bench.dir().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "death::sigkill_leaves_no_process_and_no_cid", "--nocapture"])
+        .args(["--exact", "death::sigkill_leaves_no_process_no_file_and_no_cid", "--nocapture"])
         .env(VICTIM, bench.dir())
+        .env("TMPDIR", &temporary)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -49,6 +52,14 @@ fn sigkill_leaves_no_process_and_no_cid() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(cids.list().unwrap(), []);
+    assert_eq!(files(bench.dir()), [bench.dir().join("run/cids")]);
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    entries.flat_map(below).collect()
 }
 
 /// Makes clones, says who they are, and waits for its end.
