@@ -37,6 +37,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Longest time between two tries.
 const MAX_RETRY: Duration = Duration::from_secs(300);
 
+/// What a server offered last is shown before it is started: so long clients come first.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 /// A server that says again and again that its lists have changed is asked this often.
 const CALM: Duration = Duration::from_millis(100);
 
@@ -335,6 +338,12 @@ fn ask(
     heard: &dyn Heard,
 ) {
     let mut retry = RETRY;
+    if member.offer().is_some() {
+        match woken.recv_timeout(HEAD_START) {
+            Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Wake::Changed) | Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
     loop {
         let place = places.take();
         let asked = server.refresh(Instant::now() + LISTING);
