@@ -300,13 +300,16 @@ impl HostedTool<'_> {
     }
 }
 
+/// What is known of a link, when it was there, and the word that its guest works for a call.
+type Taken = (Map<String, Value>, Duration, Option<Working>);
+
 /// Hears which link a call takes.
 struct Ear<'a> {
     terms: &'a Terms<'a>,
     backend: Option<&'static str>,
     asked: Instant,
     /// What is known of it, when it was there, and the word that its guest works for this call.
-    link: Mutex<Option<(Map<String, Value>, Duration, Option<Working>)>>,
+    link: Mutex<Option<Taken>>,
 }
 
 impl Relay for Ear<'_> {

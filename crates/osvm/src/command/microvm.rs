@@ -125,7 +125,7 @@ fn launch(context: &Context, args: &MicrovmLaunch, count: u16) -> Outcome {
     }
     let ended = || interrupt.signal().map(|signal| Status::Interrupted(signal.exit_code()));
     if let Some(failure) = failed {
-        return ended().map_or(Err(failure), Ok);
+        return ended().ok_or(failure);
     }
     context.printer.note("Ctrl-C ends what was launched");
     // One that was stopped by somebody else is noticed, too.
