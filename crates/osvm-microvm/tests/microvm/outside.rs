@@ -104,6 +104,7 @@ struct Call {
     trace: Arc<Trace>,
     guest: Arc<dyn LongGuest>,
     call: CallId,
+    cid: u32,
 }
 
 impl Call {
@@ -124,7 +125,7 @@ impl Call {
             cancel: Cancel::default(),
             trace: Arc::clone(&trace),
         }));
-        Self { client, id: 1, trace, guest, call }
+        Self { client, id: 1, trace, guest, call, cid }
     }
 
     fn tool(&mut self, tool: &str, arguments: &Value) -> String {
@@ -136,6 +137,10 @@ impl Call {
 
     fn fetch(&mut self, url: &str) -> String {
         self.tool("fetch", &json!({"url": url}))
+    }
+
+    fn neighbour(&mut self, cid: u32) -> String {
+        self.tool("neighbour", &json!({"cid": cid}))
     }
 
     fn reach(&mut self, host: &str, port: u16) -> String {
@@ -172,6 +177,11 @@ fn check(launch: &dyn Launch, outside: &Outside, policy: &Resolved, web: u16, ec
     for (host, port) in [("127.0.0.1", web), ("10.0.0.1", 80), ("a.test", 1)] {
         let refused = call.reach(host, port);
         assert!(refused.starts_with("failed: [Errno 1"), "{host}: {refused}");
+    }
+    // Nor is there a bus that leads to the host or to other guests.
+    for cid in [2, call.cid, 100, 101, 200, 201] {
+        let refused = call.neighbour(cid);
+        assert!(refused.starts_with("failed: "), "{cid}: {refused}");
     }
     let told = call.end();
     let has = |method: &str, host: &str, port: u16, bytes: u64, done: bool| {
