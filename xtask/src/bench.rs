@@ -34,20 +34,15 @@ pub(crate) fn run(project: &Project, name: Option<&str>) -> Result<()> {
     toolchain::add_targets()?;
     guest::build(project)?;
     install::build_osvm(project)?;
-    if name == Some("microvm") {
-        return microvm(project);
+    if name == Some(MICROVM) {
+        kernel::build(project)?;
     }
     let mut command = bench(project, &Osvm::built(project));
     process::run(command.args(name))
 }
 
-/// Linux microVMs, which need a kernel and an image besides.
-fn microvm(project: &Project) -> Result<()> {
-    kernel::build(project)?;
-    let mut cargo = process::cargo(&project.root);
-    cargo.args(["bench", "--quiet", "--locked", "--package", "osvm-microvm", "--bench", "microvm"]);
-    process::run(cargo.env("OSVM_VM_PROGRAM", project.release("osvm-vm")))
-}
+/// The group of Linux microVMs, which need a kernel besides.
+const MICROVM: &str = "microvm";
 
 /// The figures of these groups, of this `osvm`.
 pub(crate) fn figures(project: &Project, osvm: &Osvm, groups: &[&str]) -> Result<Vec<Figure>> {

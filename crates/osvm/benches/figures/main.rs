@@ -11,6 +11,7 @@
 //! pool    a daemon with ready VMs: latency; `pool-rate`: throughput; `pool-crowd`: many VMs at once
 //! agent   what the agent adds to a call, and how long `osvm` takes to its prompt
 //! gateway what `osvm mcp serve` adds to a call, 1,000 tools listed, memory of a large result
+//! microvm Linux microVMs: cold start, clones, pool; `microvm-persistent`: a server that lives on
 //! broker  what the broker adds to an HTTP request, and what a receipt costs
 //! soak    10,000 calls while VMs are killed and clients hang up; only when asked for
 //! ```
@@ -33,6 +34,7 @@ mod figure;
 mod gateway;
 mod guest;
 mod host;
+mod microvm;
 mod pool;
 mod qemu;
 mod soak;
@@ -60,11 +62,15 @@ const GROUPS: &[Group] = &[
     ("gateway", gateway::measure),
     ("agent", agent::measure),
     ("broker", broker::measure),
+    (MICROVM, microvm::measure),
+    (MICROVM_LIFE, microvm::persistent),
     (SOAK, soak::measure),
 ];
 
-/// The group that takes minutes.
+/// The groups that take minutes, measured only when they are asked for.
 const SOAK: &str = "soak";
+const MICROVM: &str = "microvm";
+const MICROVM_LIFE: &str = "microvm-persistent";
 
 fn main() -> ExitCode {
     match run() {
@@ -86,7 +92,7 @@ fn run() -> Result<()> {
     let mut figures = Vec::new();
     for (name, measure) in GROUPS {
         let asked = wanted.iter().any(|word| name.starts_with(word));
-        if !asked && (!wanted.is_empty() || *name == SOAK) {
+        if !asked && (!wanted.is_empty() || [SOAK, MICROVM, MICROVM_LIFE].contains(name)) {
             continue;
         }
         match measure(&host) {
