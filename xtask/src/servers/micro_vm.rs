@@ -91,7 +91,7 @@ impl Bench<'_> {
             inside = inside.with_env(name, *value);
         }
         stage.add(server.name, &inside)?;
-        let mut options = json!({"execution_mode": "microvm", "life": life, "timeout_secs": 120});
+        let mut options = json!({"execution_mode": "microvm", "life": life, "timeout_secs": 270});
         if let (Some(part), Some(options)) = (server.workspace, options.as_object_mut()) {
             let files = template(&stage, server)?.join(part);
             // Changes of a server that lives on are written to the files; those of a copy are not.
