@@ -203,6 +203,13 @@ impl Machine for KvmMachine {
             }
         }
         let status = self.process.end();
+        // It may have ended by itself just then: what it said last is still to be read.
+        let now = Instant::now();
+        while self.ended.is_none()
+            && let Ok(Some(event)) = self.event(now)
+        {
+            self.note(event);
+        }
         match (self.ended.take(), status) {
             (Some(end), _) => Death::from(end),
             (None, Ok(status)) => self.obituary(status),
