@@ -2,12 +2,47 @@
 
 use crate::project::Project;
 use crate::{printer, process};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Packages whose tests start VMs.
-const PACKAGES: &[&str] = &["osvm-kvm", "osvm-qemu", "osvm"];
+/// What hardware KVM, or the kernel's vsock, makes different. Everything else that the tests check
+/// is the same on every host, and was checked outside, where it takes a fraction of the time.
+const SUITES: &[Suite] = &[
+    Suite { name: "kvm", part: 0, package: "osvm-kvm", test: "kvm", filters: &[] },
+    // QEMU's own translation, translated once more, would be slower than any deadline.
+    Suite {
+        name: "qemu-kvm",
+        part: 0,
+        package: "osvm-qemu",
+        test: "conformance",
+        filters: &["qemu_keeps_every_promise_under_kvm"],
+    },
+    // A call from the command line, the choice of a backend, and the pool.
+    Suite {
+        name: "osvm",
+        part: 0,
+        package: "osvm",
+        test: "black_box",
+        // Twenty osvm at once take turns at their receipts, for longer than each waits for its own
+        // where a processor is emulated.
+        filters: &["unikernel::", "backends::", "daemon::", "--skip=twenty_calls_at_once"],
+    },
+    // By itself: most of its time it waits until a device that went silent has had its time.
+    Suite {
+        name: "vhost-vsock",
+        part: 1,
+        package: "osvm-qemu",
+        test: "conformance",
+        filters: &["qemu_keeps_every_promise_with_the_kernels_vsock"],
+    },
+];
+/// Hosts that the suites are spread over.
+pub(super) const PARTS: usize = 2;
+/// One at a time: emulated processors are slow, and deadlines are not.
+const THREADS: &str = "--test-threads=1";
+/// Programs that the suites start.
+const DRIVEN: &[&str] = &["osvm", "osvm-vm"];
 /// PID 1 of the test host.
 const INIT: &str = "osvm-test-host-init";
 
@@ -24,22 +59,40 @@ pub(super) struct Programs {
     pub(super) list: Vec<Program>,
 }
 
+/// Tests of one target of a package, or some of them.
+#[derive(Debug)]
+struct Suite {
+    name: &'static str,
+    /// Which host runs it.
+    part: usize,
+    package: &'static str,
+    test: &'static str,
+    /// What the names of its tests contain, as words for libtest; nothing means all.
+    filters: &'static [&'static str],
+}
+
 /// One run of a program.
 #[derive(Debug)]
 pub(super) struct Program {
-    name: String,
+    name: &'static str,
+    /// Which host runs it.
+    pub(super) part: usize,
     /// Where cargo would run it.
     pub(super) directory: PathBuf,
     path: PathBuf,
-    arguments: &'static [&'static str],
+    filters: &'static [&'static str],
 }
 
 impl Program {
     /// The line that `osvm-test-host-init` reads.
     pub(super) fn line(&self) -> String {
-        let mut line =
-            format!("{}\t{}\t{}", self.name, self.directory.display(), self.path.display());
-        for argument in self.arguments {
+        let mut line = format!(
+            "{}\t{}\t{}\t{THREADS}",
+            self.name,
+            self.directory.display(),
+            self.path.display()
+        );
+        for argument in self.filters {
             line += "\t";
             line += argument;
         }
@@ -50,7 +103,7 @@ impl Program {
 /// Builds the tests and the programs they drive: the same ones that run on this machine, so that
 /// nothing is built twice.
 pub(super) fn build(project: &Project) -> Result<Programs> {
-    printer::step("building the KVM tests for the test host");
+    printer::step("building the tests for the test host");
     let mut tests = process::cargo(&project.root);
     tests.args(["test", "--no-run", "--lib", "--bins", "--tests"]);
     let mut programs = process::cargo(&project.root);
@@ -79,36 +132,40 @@ fn collect(messages: &str) -> Result<Programs> {
         let directory = manifest.and_then(|path| path.parent().map(PathBuf::from));
         let directory = directory.context("a package is nowhere")?;
         let package = directory.file_name().and_then(|name| name.to_str());
-        if name != INIT && !package.is_some_and(|package| PACKAGES.contains(&package)) {
-            continue;
-        }
-        let is_test = message.pointer("/profile/test") == Some(&Value::Bool(true));
-        if name == INIT {
-            if !is_test {
+        if message.pointer("/profile/test") != Some(&Value::Bool(true)) {
+            if name == INIT {
                 init = Some(path);
+            } else if DRIVEN.contains(&name) && !executables.contains(&path) {
+                executables.push(path);
             }
             continue;
         }
-        if is_test {
-            // Tests look for files of their own, and snapshots for their package.
-            for own in [directory.join("tests"), directory.join("Cargo.toml")] {
-                if own.exists() && !files.contains(&own) {
-                    files.push(own);
-                }
-            }
+        let built = |suite: &&Suite| Some(suite.package) == package && suite.test == name;
+        for Suite { name, part, filters, .. } in SUITES.iter().filter(built) {
             list.push(Program {
-                name: name.to_owned(),
-                directory,
+                name,
+                part: *part,
+                directory: directory.clone(),
                 path: path.clone(),
-                // One at a time: emulated processors are slow, and deadlines are not. QEMU's own
-                // translation is checked outside; translated twice it is slower than deadlines.
-                arguments: &["--test-threads=1", "--skip=under_tcg"],
+                filters,
             });
         }
-        if !executables.contains(&path) {
-            executables.push(path);
+        if !list.iter().any(|program| program.path == path) {
+            continue;
         }
+        // Tests look for files of their own, and snapshots for their package.
+        for own in [directory.join("tests"), directory.join("Cargo.toml")] {
+            if own.exists() && !files.contains(&own) {
+                files.push(own);
+            }
+        }
+        executables.push(path);
     }
     let init = init.with_context(|| format!("cargo built no `{INIT}`"))?;
+    for Suite { name, package, test, .. } in SUITES {
+        let built = list.iter().any(|program| program.name == *name);
+        ensure!(built, "cargo built no test `{test}` of `{package}`");
+    }
+    list.sort_by_key(|program| SUITES.iter().position(|suite| suite.name == program.name));
     Ok(Programs { init, files, executables, list })
 }

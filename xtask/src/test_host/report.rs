@@ -3,6 +3,7 @@
 use crate::printer;
 use crate::tally::Tally;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// Starts each line that `osvm-test-host-init` means for us.
 const MARK: &str = "osvm-test-host:";
@@ -16,6 +17,8 @@ pub(super) struct Report {
     /// Tests that failed, by program and name.
     failed: BTreeSet<String>,
     program: String,
+    /// When that program was started.
+    since: Option<Instant>,
     done: bool,
 }
 
@@ -34,10 +37,18 @@ impl Ended {
         u64::try_from(self.failed.len()) == Ok(self.tally.failed)
     }
 
-    /// The count of two runs: a test has failed if it failed in both.
+    /// The programs with failed tests, as a list with commas.
+    pub(super) fn failing(&self) -> String {
+        let program = |name: &String| name.split(' ').next().unwrap_or_default().to_owned();
+        let programs: BTreeSet<String> = self.failed.iter().map(program).collect();
+        programs.into_iter().collect::<Vec<_>>().join(",")
+    }
+
+    /// The count of a run and of a second one of the programs that failed in it: a test has failed
+    /// if it failed in both.
     pub(super) fn with(self, second: Self) -> Tally {
         let both = self.failed.intersection(&second.failed).count();
-        let mut tally = second.tally;
+        let mut tally = self.tally;
         if second.names_its_failures() {
             let both = u64::try_from(both).unwrap_or(u64::MAX);
             tally.passed += tally.failed.saturating_sub(both);
@@ -69,6 +80,7 @@ impl Report {
             ["begin", name] => {
                 self.current = Tally::default();
                 self.program = (*name).to_owned();
+                self.since = Some(Instant::now());
                 printer::note(&format!("  {name}"));
             }
             ["end", _, code] => self.end_program(*code == "0"),
@@ -78,13 +90,17 @@ impl Report {
         false
     }
 
-    /// A program that counts nothing is one check; one that fails without saying so has failed.
+    /// A program that counts nothing has failed, whatever it says: its tests have other names by
+    /// now. So has one that fails without saying so.
     fn end_program(&mut self, succeeded: bool) {
         if self.current.is_empty() || (!succeeded && self.current.failed == 0) {
-            self.current += Tally::one(succeeded);
+            self.current += Tally::one(false);
         }
         self.total += self.current;
         self.current = Tally::default();
+        if let Some(since) = self.since.take() {
+            printer::note(&format!("  {}: {} s", self.program, since.elapsed().as_secs()));
+        }
     }
 
     /// The final count. A host that went away before it was done is a failure.
@@ -117,6 +133,16 @@ osvm-test-host: done";
     #[test]
     fn a_program_that_dies_without_a_count_has_failed() {
         let console = "osvm-test-host: begin a\nosvm-test-host: end a 139\nosvm-test-host: done";
+        check(console, Tally { passed: 0, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn a_program_whose_tests_are_none_of_those_asked_for_has_failed() {
+        let console = "\
+osvm-test-host: begin a
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 88 filtered out; finished in 0.00s
+osvm-test-host: end a 0
+osvm-test-host: done";
         check(console, Tally { passed: 0, failed: 1, skipped: 0 });
     }
 

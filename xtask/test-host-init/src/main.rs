@@ -1,8 +1,10 @@
 //! PID 1 of the test host: mounts, loads modules, runs the listed programs, powers off.
 //!
 //! ```text
-//! /osvm-test/modules    one path of a kernel module a line, dependencies first
-//! /osvm-test/programs   one program a line: name TAB working directory TAB path [TAB argument]…
+//! /osvm-test/modules     one path of a kernel module a line, dependencies first
+//! /osvm-test/programs-N  for the host whose OSVM_TEST_PART is N, one program a line:
+//!                        name TAB working directory TAB path [TAB argument]…
+//!                        With OSVM_TEST_ONLY those it names, with commas, and no others.
 //! ```
 //!
 //! Programs write to the serial console as they run. Between them this program writes lines that
@@ -22,6 +24,11 @@ use std::process::Command;
 
 /// Starts every line that is meant for `cargo xtask test-host`.
 const MARK: &str = "osvm-test-host:";
+
+/// Says which of the lists is run. On the kernel's command line, which makes it a variable.
+const PART: &str = "OSVM_TEST_PART";
+/// Says which programs of the list are run, unless it is empty.
+const ONLY: &str = "OSVM_TEST_ONLY";
 
 /// Here KVM must work: a test that would skip itself elsewhere has to run.
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -74,8 +81,13 @@ fn run() -> Result<()> {
     if !Path::new("/dev/kvm").exists() {
         bail!("the kernel made no `/dev/kvm`");
     }
-    for line in lines("/osvm-test/programs")? {
-        run_program(&line)?;
+    let part = std::env::var(PART).with_context(|| format!("`{PART}` is not set"))?;
+    let only = std::env::var(ONLY).unwrap_or_default();
+    for line in lines(&format!("/osvm-test/programs-{part}"))? {
+        let name = line.split('\t').next().unwrap_or_default();
+        if only.is_empty() || only.split(',').any(|wanted| wanted == name) {
+            run_program(&line)?;
+        }
     }
     Ok(())
 }
