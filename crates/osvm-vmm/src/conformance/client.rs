@@ -23,6 +23,11 @@ pub(super) fn at_once() -> Duration {
     Duration::from_secs(if std::env::var_os("OSVM_SLOW_HOST").is_some() { 20 } else { 2 })
 }
 
+/// After how long a guest that may have gone silent has: enough for its boot and what it does then.
+pub(super) fn silence() -> Duration {
+    at_once().min(Duration::from_secs(5))
+}
+
 /// A booted guest.
 pub(super) struct Guest {
     pub(super) machine: Box<dyn Machine>,

@@ -3,7 +3,7 @@
 //! One image, `hostile`, does what environment variable `HOSTILE` in its boot page says. Each way
 //! to misbehave ends in its own error, within its deadline, with nothing left behind.
 
-use super::client::{Guest, OrSay, Stream, Wish, at_once, process_exists};
+use super::client::{Guest, OrSay, Stream, Wish, at_once, process_exists, silence};
 use super::{Promise, Subject};
 use crate::{ConnectError, Death};
 use osvm_protocol::frame::{self, HEADER_LEN, MAX_PAYLOAD};
@@ -93,7 +93,7 @@ fn outside(death: &Death) -> bool {
 /// then nothing comes of the stream, and that is known when its time is up.
 fn breaks_rings(subject: Subject<'_>, behaviour: &str) -> Result<(), String> {
     let mut guest = hostile(subject, behaviour)?;
-    let mut stream = match guest.try_connect(at_once()) {
+    let mut stream = match guest.try_connect(silence()) {
         Err(ConnectError::Died(Death::DeviceAbuse { .. })) => return guest.destroy(),
         Err(ConnectError::Deadline { .. } | ConnectError::Refused { .. }) => {
             return killed_at_once(guest);
