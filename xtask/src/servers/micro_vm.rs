@@ -103,11 +103,9 @@ impl Bench<'_> {
         let config = json!({"mcp_servers": {server.name: options}});
         let path = stage.home().join(".config/osvm/isolation_config.json");
         fs::write(path, config.to_string()).context("cannot write the isolation config")?;
-        // What is copied was greeted in the era with `initialize`, whatever else it speaks.
-        let more = match life {
-            "clone" => json!({"mode": "microvm", "eras": "legacy", "each_afresh": true}),
-            _ => json!({"mode": "microvm", "eras": "preferred"}),
-        };
+        // A server in a guest is asked in the era with `initialize`, whatever else it speaks.
+        let afresh = life == "clone";
+        let more = json!({"mode": "microvm", "eras": "legacy", "each_afresh": afresh});
         one(&stage, self.compare, folder, server, (&format!("as {life}"), more))
     }
 

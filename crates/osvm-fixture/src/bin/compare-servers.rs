@@ -77,7 +77,8 @@ enum Eras {
     All,
     /// In the one that it prefers.
     Preferred,
-    /// In the one with `initialize`.
+    /// In the one with `initialize`, as far as it is spoken; what the other one wraps around
+    /// every result does not count.
     Legacy,
 }
 
@@ -186,6 +187,9 @@ fn look(plan: &Plan, program: &Program, era: Era, isolated: bool) -> Result<Seen
             let fits = place
                 .is_some_and(|place| place.is_none() || plan.mode.is_none() || place == plan.mode);
             ensure!(fits, "osvm did not say that `{}` was isolated so: {answer}", call.tool);
+        }
+        if matches!(plan.eras, Eras::Legacy) {
+            take_wrapping(&mut answer);
         }
         mask(&mut answer, &call.masks);
         seen.insert(format!("call {number} of `{}`", call.tool), answer);
@@ -300,6 +304,18 @@ fn take_isolation(answer: &mut Value) -> Option<Option<String>> {
         answer.remove("_meta");
     }
     found.map(|found| found.get("mode").and_then(Value::as_str).map(str::to_owned))
+}
+
+/// Takes out what servers of the new era add to every result.
+fn take_wrapping(answer: &mut Value) {
+    let Some(answer) = answer.as_object_mut() else { return };
+    answer.remove("resultType");
+    if let Some(meta) = answer.get_mut("_meta").and_then(Value::as_object_mut) {
+        meta.remove("io.modelcontextprotocol/serverInfo");
+        if meta.is_empty() {
+            answer.remove("_meta");
+        }
+    }
 }
 
 /// Masks every text in `value`.
