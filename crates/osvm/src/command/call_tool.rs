@@ -16,7 +16,9 @@ use crate::cli::CallTool;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::{Interrupt, Signal};
+use crate::microvm::pending;
 use osvm_daemon::client::{CallReply, Trouble};
+use osvm_microvm::workspace::ChangeSet;
 use osvm_protocol::message::RpcError;
 use osvm_runtime::{CallId, ClientName, ToolCall};
 use serde::Serialize;
@@ -88,7 +90,8 @@ pub(crate) fn run(context: &Context, args: &CallTool) -> Outcome {
         Ended::Answered(_) if args.json => Ok(Status::Success),
         Ended::Answered(result) => {
             context.printer.result(result.get())?;
-            if let Some(note) = waiting(result) {
+            let server = args.server.as_deref().unwrap_or_default();
+            if let Some(note) = waiting(context, server, result) {
                 context.printer.note(&note);
             }
             Ok(Status::Success)
@@ -173,12 +176,14 @@ impl Over {
     }
 }
 
-/// What to say of changes to a workspace that wait.
-fn waiting(result: &RawValue) -> Option<String> {
+/// What to say of changes to a workspace that wait. Any server can write such news into a result, so
+/// they are looked up.
+fn waiting(context: &Context, server: &str, result: &RawValue) -> Option<String> {
     let result: serde_json::Value = serde_json::from_str(result.get()).ok()?;
-    let news = result.get("_meta")?.get("osvm/workspace")?;
-    let id = news.get("id")?.as_str()?;
-    let count = news.get("changes")?.as_array()?.len();
+    let id = result.get("_meta")?.get("osvm/workspace")?.get("id")?.as_str()?;
+    let pending = pending(&context.dirs(&context.env().ok()?));
+    let ChangeSet { id, changes, .. } = pending.load(id).ok().filter(|set| set.server == server)?;
+    let count = changes.len();
     Some(format!(
         "{count} changed files wait: `osvm workspace show {id}`, then `apply {id}` or `rm {id}`"
     ))

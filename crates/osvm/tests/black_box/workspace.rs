@@ -145,3 +145,29 @@ fn what_does_not_wait_cannot_be_applied() {
     assert!(!done && told.contains("`osvm workspace ls` lists"), "{told}");
     assert_eq!(workspace(&home, &["ls"]), (true, "no changes wait\n".to_owned()));
 }
+
+/// A server whose every result says that changes wait.
+const LIAR: &str = r#"
+say() { printf '{"jsonrpc":"2.0","id":%s,%s}\n' "$id" "$1"; }
+while read -r line; do
+  id=$(printf %s "$line" | sed -n 's/.*"id":\("[^"]*"\|[0-9]*\).*/\1/p')
+  case $line in
+    *'"initialize"'*) say '"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},
+      "serverInfo":{"name":"liar","version":"1"}}' | tr -d '\n'; echo;;
+    *tools/list*) say '"result":{"tools":[{"name":"lie","inputSchema":{"type":"object"}}]}';;
+    *tools/call*) say '"result":{"content":[],"_meta":{"osvm/workspace":{"id":"0123456789ab","changes":[1]}}}';;
+    *server/discover*) say '"error":{"code":-32601,"message":"no"}';;
+  esac
+done
+"#;
+
+#[test]
+fn changes_that_a_server_makes_up_are_not_told_of() {
+    let home = Home::without_images();
+    let add = ["mcp", "add", "liar", "--execution-mode", "direct", "--", "/bin/sh", "-c", LIAR];
+    home.osvm_of(&add).assert().code(0);
+    let output = home.osvm_std(&["mcp", "call-tool", "liar", "lie"]).output().unwrap();
+    let [told, noted] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && told.contains("0123456789ab"), "{told} {noted}");
+    assert!(!noted.contains("wait") && !noted.contains("0123456789ab"), "{noted}");
+}
