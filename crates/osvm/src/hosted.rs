@@ -28,9 +28,9 @@ use osvm_servers::{Entry, Listed, Target};
 use osvm_upstream::{
     ClientFacts, Deaf, LaunchError, Outgoing, Relay, Reply, Server, Stop, UpstreamError,
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -155,15 +155,16 @@ fn key(config: &Config, name: &str) -> String {
 impl HostedServer {
     /// What calls that tool of it, with these arguments.
     pub(crate) fn tool(&self, call: &ToolCall) -> HostedTool<'_> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            name: &'a str,
+            arguments: &'a RawValue,
+        }
         let ToolCall { server, tool, arguments, .. } = call;
-        let params = json!({"name": tool});
-        let mut params = params.as_object().cloned().unwrap_or_default();
         // The text is taken over as it is: a number may have more digits than any type holds.
-        params.insert("arguments".into(), Value::Null);
-        let params = Value::Object(params).to_string();
-        let params =
-            params.replacen("\"arguments\":null", &format!("\"arguments\":{arguments}"), 1);
-        let params = RawValue::from_string(params).unwrap_or_default();
+        let params = to_raw_value(&Params { name: tool, arguments });
+        // A string and JSON can always be written.
+        let params = params.unwrap_or_default();
         HostedTool { server: self, name: server.clone(), tool: tool.clone(), params }
     }
 
