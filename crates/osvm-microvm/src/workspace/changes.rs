@@ -209,7 +209,8 @@ impl Incoming {
     }
 }
 
-/// What git on the host would run: hooks, and settings that name programs.
+/// What git on the host would run: hooks, settings that name programs, and what says that both are
+/// elsewhere.
 fn is_run_by_git(path: &str) -> bool {
     let mut names = path.split('/').skip_while(|name| !name.eq_ignore_ascii_case(".git"));
     if names.next().is_none() {
@@ -217,7 +218,7 @@ fn is_run_by_git(path: &str) -> bool {
     }
     names.any(|name| {
         let name = name.to_ascii_lowercase();
-        name == "hooks" || name == "config" || name == "config.worktree"
+        ["hooks", "config", "config.worktree", "commondir", "gitdir"].contains(&name.as_str())
     })
 }
 
@@ -260,14 +261,20 @@ mod tests {
     fn links_and_what_git_would_run_are_left_out() {
         let mut incoming = Incoming::default();
         said(&mut incoming, Said::Link { path: b"l", target: b"/etc/passwd" });
-        let hooks = [".git/hooks/pre-commit", "a/.git/config", ".GIT/modules/x/config", "b/.git"];
+        let hooks = [
+            ".git/hooks/pre-commit",
+            "a/.git/config",
+            ".GIT/modules/x/config",
+            "b/.git",
+            ".git/commondir",
+        ];
         for path in hooks.into_iter().chain([".git/HEAD"]) {
             file(&mut incoming, path, "x");
         }
         let changes = incoming.compare(&Tree::new()).unwrap();
         assert_eq!(changes.all.len(), 1);
         assert_eq!(changes.all[0].path, ".git/HEAD");
-        assert_eq!(changes.left_out.len(), 5);
+        assert_eq!(changes.left_out.len(), 6);
     }
 
     #[test]
