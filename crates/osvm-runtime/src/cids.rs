@@ -37,8 +37,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 
@@ -56,8 +55,9 @@ const MAX_NAMED: usize = 3;
 pub struct Cids {
     dir: PathBuf,
     range: RangeInclusive<u32>,
-    /// Where looking for a free one begins: behind the one that was taken last.
-    next: Arc<AtomicU32>,
+    /// Where looking for a free one begins: behind the one that was taken last. Held while one is
+    /// taken, or of two takers the slower one could have the third begin at the second's.
+    next: Arc<Mutex<u32>>,
 }
 
 /// A CID that is ours. Dropping it, and the end of every process it was passed to, frees it.
@@ -156,7 +156,7 @@ impl CidError {
 impl Cids {
     /// The CIDs `range`, shared through a file in `dir`, the runtime directory.
     pub fn new(dir: impl Into<PathBuf>, range: RangeInclusive<u32>) -> Self {
-        let next = Arc::new(AtomicU32::new(*range.start()));
+        let next = Arc::new(Mutex::new(*range.start()));
         Self { dir: dir.into(), range, next }
     }
 
@@ -274,13 +274,12 @@ impl Cids {
 
     fn lock_one(&self, file: &File) -> Result<Option<Cid>, CidError> {
         let (first, last) = (*self.range.start(), *self.range.end());
-        let next = self.next.load(Ordering::Relaxed);
-        let begin = if self.range.contains(&next) { next } else { first };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = if self.range.contains(&next) { *next } else { first };
         for cid in (begin..=last).chain(first..begin).filter_map(|raw| Cid::new(raw).ok()) {
             match fcntl(file, FcntlArg::F_OFD_SETLK(&region(cid))) {
                 Ok(_) => {
-                    // Others that look at the same time find it locked, wherever they began.
-                    self.next.store(cid.get().saturating_add(1), Ordering::Relaxed);
+                    *next = cid.get().saturating_add(1);
                     return Ok(Some(cid));
                 }
                 // Both mean "taken": fcntl(2).

@@ -204,6 +204,26 @@ fn processes_that_race_never_share_a_cid() {
 }
 
 #[test]
+fn threads_that_race_never_have_the_same_cid_even_one_after_the_other() {
+    let (_dir, cids) = bench(200..=263);
+    let barrier = std::sync::Barrier::new(8);
+    let taken = std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    // Given back at once, so a CID is used twice if anybody begins there again.
+                    (0..8).map(|_| take(&cids).unwrap().cid()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let taken = takers.into_iter().flat_map(|taker| taker.join().unwrap());
+        taken.collect::<std::collections::BTreeSet<_>>()
+    });
+    assert_eq!(taken.len(), 64);
+}
+
+#[test]
 fn the_cids_of_a_killed_process_are_free() {
     let (_dir, cids) = bench(200..=203);
     let mut other = Other::start(&cids, 4);
