@@ -7,7 +7,7 @@ use crate::sessions::Sessions;
 use osvm_agent::Model;
 use serde_json::{Value, json};
 use std::io::{BufRead, PipeReader, PipeWriter, pipe};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 struct Script(Mutex<Vec<(u16, &'static str)>>);
@@ -239,7 +239,11 @@ fn an_agent_that_was_turned_reaches_nothing_else() {
     assert_eq!(*screen.refused.lock().unwrap(), refused);
     assert!(supervisor.prompt("x").is_err());
     assert!(supervisor.is_gone());
-    assert!(*screen.gone.lock().unwrap());
+    let until = Instant::now() + Duration::from_secs(10);
+    while !*screen.gone.lock().unwrap() {
+        assert!(Instant::now() < until, "the terminal was not told");
+        thread::sleep(Duration::from_millis(1));
+    }
     drop(supervisor);
     assert!(tools.join().unwrap().is_empty());
 }
