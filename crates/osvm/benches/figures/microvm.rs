@@ -216,7 +216,8 @@ fn ask(guest: &mut Guest, (name, arguments, expected): Call) -> Result<()> {
 pub(crate) fn persistent(host: &Host) -> Result<Vec<Figure>> {
     let mut direct = Line::start(&Subject::new(host)?)?;
     configure(host)?;
-    let serve = ["mcp", "serve", "--no-prefix"].as_slice();
+    // Images have a tool of that name too.
+    let serve = ["mcp", "serve", "--no-prefix", "--servers", IMAGE].as_slice();
     let mut command = with_path(host.osvm(serve));
     command.env_remove("OSVM_BACKEND");
     let mut through = Client::start(command)?;
