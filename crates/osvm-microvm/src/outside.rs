@@ -172,8 +172,12 @@ impl Egress {
         }
         let egress = Arc::clone(self);
         let serve = move || {
-            egress.serve(&asked);
+            let stream = egress.serve(&asked);
+            // A connection that stands is bounded as a stream, and takes no request's place.
             egress.lock().busy -= 1;
+            if let Some(stream) = stream {
+                stream.run(&egress);
+            }
         };
         let thread = std::thread::Builder::new().name("osvm-egress".into()).stack_size(STACK);
         if thread.spawn(serve).is_err() {
@@ -182,7 +186,8 @@ impl Egress {
         }
     }
 
-    fn serve(self: &Arc<Self>, asked: &Asked) {
+    /// Answers; gives the connection, if one was asked for and stands.
+    fn serve(&self, asked: &Asked) -> Option<Arc<Stream>> {
         let outcome = match asked.method.as_str() {
             method::CONNECT => return self.connect(asked),
             method::RESOLVE => self.once(asked, |request| {
@@ -195,6 +200,7 @@ impl Egress {
             _ => self.once(asked, |request| self.outside.services.serve(request)),
         };
         self.answer(asked.id, outcome);
+        None
     }
 
     /// Something that is done when it is answered.
@@ -235,7 +241,7 @@ impl Egress {
         outcome
     }
 
-    fn connect(self: &Arc<Self>, asked: &Asked) {
+    fn connect(&self, asked: &Asked) -> Option<Arc<Stream>> {
         let opened = self.behalf().and_then(|behalf| {
             let request = request(&behalf, asked);
             let connect: net::Connect = params(&request)?;
@@ -248,19 +254,25 @@ impl Egress {
         });
         let (connect, tcp) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.answer(asked.id, Err(error)),
+            Err(error) => {
+                self.answer(asked.id, Err(error));
+                return None;
+            }
         };
         let stream = Arc::new(Stream::new(connect.stream, connect.host, connect.port, tcp));
         {
             let mut state = self.lock();
-            if state.ended || state.streams.contains_key(&stream.id) {
+            let full = MAX_STREAMS <= state.streams.len();
+            if state.ended || full || state.streams.contains_key(&stream.id) {
                 drop(state);
-                return self.refuse(asked.id, "its number is in use");
+                let why = if full { "too many connections" } else { "its number is in use" };
+                self.refuse(asked.id, why);
+                return None;
             }
             state.streams.insert(stream.id, Arc::clone(&stream));
         }
         self.answer(asked.id, Ok(RawValue::NULL.to_owned()));
-        stream.run(self);
+        Some(stream)
     }
 
     /// What PID 1 says of a stream.
