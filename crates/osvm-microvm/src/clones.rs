@@ -56,7 +56,7 @@ impl Ready {
         exercised: bool,
         deadline: Instant,
     ) -> Result<Self, MicroVmError> {
-        let mut guest = host.restore(&template.name, &template.snapshot)?;
+        let mut guest = host.restore(&template.name, &template.snapshot, deadline)?;
         let awake = guest.wake(deadline)?;
         if exercised && template.greeting.is_some() {
             let () = guest

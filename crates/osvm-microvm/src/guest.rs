@@ -12,6 +12,7 @@ use crate::workspace::{Files, WorkspaceError};
 use osvm_protocol::linux::{Wake, Woken, method};
 use osvm_protocol::{PORT, cid};
 use osvm_runtime::cids::{Cids, Lease};
+use osvm_upstream::Stop;
 use osvm_vmm::linux::{LinuxBackend, LinuxMachine, Place, Snapshot};
 use osvm_vmm::{ConnectError, Death};
 use std::fs::File;
@@ -25,6 +26,9 @@ const CLOCK_ERROR: Duration = Duration::from_millis(40);
 /// How long setting a clock that well may take. On a host that is busy, an answer may come so late
 /// that nobody can say how right the clock is; the clone is handed out then, and the log says so.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two tries to reach a guest that does not listen yet.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Where microVMs of this osvm run.
 #[derive(Clone, Debug)]
@@ -96,20 +100,37 @@ impl Host {
         Self { outside: Some(outside), ..self }
     }
 
-    /// Boots a guest of `recipe`; its PID 1 may not run yet.
-    pub(crate) fn boot(&self, recipe: &Recipe, life: Life) -> Result<Guest, MicroVmError> {
-        let spec = recipe.spec(life == Life::Clone)?;
+    /// Boots a guest of `recipe`. Its PID 1 runs where the stream needs somebody who takes it, and
+    /// may not run yet where it needs none.
+    pub(crate) fn boot(
+        &self,
+        recipe: &Recipe,
+        life: Life,
+        deadline: Instant,
+        cancel: &Stop,
+    ) -> Result<Guest, MicroVmError> {
+        let spec = recipe.spec(life == Life::Clone, self.backend.channel())?;
         let (place, lease) = self.place(&recipe.name, life)?;
         let machine = self.backend.boot(&spec, place)?;
-        let guest = Guest::new(&recipe.name, machine, lease)?;
+        let killer = machine.killer();
+        let _hook = cancel.hook(move || killer.kill());
+        let guest = match Guest::new(&recipe.name, machine, lease, deadline) {
+            Err(_) if cancel.is_stopped() => return Err(MicroVmError::Cancelled),
+            guest => guest?,
+        };
         Ok(Guest { outside: self.outside.clone().map(|o| (o, life == Life::Persistent)), ..guest })
     }
 
     /// Starts a copy of a saved guest; it is not unique yet.
-    pub(crate) fn restore(&self, name: &str, snapshot: &Snapshot) -> Result<Guest, MicroVmError> {
+    pub(crate) fn restore(
+        &self,
+        name: &str,
+        snapshot: &Snapshot,
+        deadline: Instant,
+    ) -> Result<Guest, MicroVmError> {
         let (place, lease) = self.place(name, Life::Clone)?;
         let machine = self.backend.restore(snapshot, place)?;
-        let guest = Guest::new(name, machine, lease)?;
+        let guest = Guest::new(name, machine, lease, deadline)?;
         Ok(Guest { outside: self.outside.clone().map(|outside| (outside, false)), ..guest })
     }
 
@@ -134,12 +155,25 @@ impl Guest {
         name: &str,
         mut machine: Box<dyn LinuxMachine>,
         mut lease: Lease,
+        deadline: Instant,
     ) -> Result<Self, MicroVmError> {
         lease.set_vm_pid(machine.vm_pid());
-        let stream = machine.connect(PORT, Instant::now()).map_err(|error| match error {
-            ConnectError::Died(death) => host("a VM process", std::io::Error::other(death)),
-            other => other.into(),
-        })?;
+        let stream = loop {
+            match machine.connect(PORT, deadline) {
+                Ok(stream) => break stream,
+                // Nobody listens yet.
+                Err(ConnectError::Refused { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(ConnectError::Died(death)) => {
+                    return Err(host("a guest that lives", std::io::Error::other(death)));
+                }
+                Err(ConnectError::Refused { .. } | ConnectError::Deadline { .. }) => {
+                    return Err(Gone::Deadline.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let talk = Talk::new(name.to_owned(), stream);
         Ok(Self { talk, machine, lease, outside: None, files: None })
     }

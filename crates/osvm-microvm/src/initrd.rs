@@ -48,6 +48,7 @@ mod tests {
             writable_mib: 16,
             max_processes: 64,
             entropy: None,
+            clock_behind_secs: 0,
             hooks: true,
             network: false,
             workspace: None,

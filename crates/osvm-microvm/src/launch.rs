@@ -35,8 +35,9 @@ impl Persistent {
 
 impl Launch for Persistent {
     fn launch(&self, deadline: Instant, cancel: &Stop) -> Result<Link, LaunchError> {
-        // Booting takes no time; what takes time is the server's answer, which the caller awaits.
-        let mut guest = self.host.boot(&self.recipe, Life::Persistent).map_err(failed)?;
+        // The server's answer takes longer than this, and the caller awaits that.
+        let booted = self.host.boot(&self.recipe, Life::Persistent, deadline, cancel);
+        let mut guest = booted.map_err(failed)?;
         fill(&mut guest, &self.recipe, deadline, cancel)?;
         if cancel.is_stopped() {
             return Err(LaunchError::Cancelled);

@@ -122,7 +122,7 @@ impl Template {
         cancel: &Stop,
     ) -> Result<Self, MicroVmError> {
         let started = Instant::now();
-        let mut guest = host.boot(recipe, Life::Clone)?;
+        let mut guest = host.boot(recipe, Life::Clone, deadline, cancel)?;
         let killer = guest.killer();
         let _hook = cancel.hook(move || killer.kill());
         let made = warm(&mut guest, warmth, step, started, deadline);

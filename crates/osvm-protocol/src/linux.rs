@@ -68,7 +68,8 @@ pub mod method {
 pub enum Channel {
     /// The virtio-serial port called [`SERIAL_PORT`].
     VirtioSerial,
-    /// vsock, [`crate::PORT`]; the host connects.
+    /// vsock, [`crate::PORT`]; the host connects. A copy of a guest has lost the connection of its
+    /// original, and takes the next one.
     Vsock,
 }
 
@@ -101,6 +102,9 @@ pub struct Orders {
     /// Randomness for the kernel to begin with: there may be no other source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<[u8; 32]>,
+    /// How far the clock is set back before anything is started, in seconds.
+    #[serde(default)]
+    pub clock_behind_secs: u32,
     /// Whether generators of random numbers in Node and Python learn of [`method::WAKE`]: the guest
     /// will be copied.
     #[serde(default)]

@@ -21,12 +21,12 @@
 mod command;
 mod machine;
 mod save;
-mod tsc;
 
 use crate::{Accelerator, FIX};
 use command::Life;
-use osvm_vmm::BootError;
+use osvm_protocol::linux::Channel;
 use osvm_vmm::linux::{LinuxBackend, LinuxMachine, LinuxSpec, Place, Snapshot};
+use osvm_vmm::{BootError, processor};
 use rustix::fs::{Access, access};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -91,13 +91,12 @@ impl LinuxBackend for QemuLinux {
     }
 
     fn identity(&self) -> Result<String, BootError> {
-        let host = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = command::cpu_model(&host);
-        let mhz = tsc::khz().map_or_else(
-            || "unknown".to_owned(),
-            |khz| (khz.saturating_add(500) / 1000).to_string(),
-        );
-        Ok(format!("{} {}; {model}; TSC {mhz} MHz", self.name(), self.version()?))
+        Ok(format!("{} {}; {}", self.name(), self.version()?, processor::identity()))
+    }
+
+    /// QEMU can't save a guest whose vsock is another process, and the kernel's can't be copied.
+    fn channel(&self) -> Channel {
+        Channel::VirtioSerial
     }
 
     fn boot(&self, spec: &LinuxSpec, place: Place) -> Result<Box<dyn LinuxMachine>, BootError> {

@@ -30,6 +30,7 @@ pub mod fake;
 pub mod linux;
 mod machine;
 pub mod process;
+pub mod processor;
 mod stream;
 mod text;
 

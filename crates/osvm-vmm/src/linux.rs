@@ -19,13 +19,14 @@
 
 use crate::{BootError, Machine, MemoryMib};
 use osvm_protocol::Cid;
+use osvm_protocol::linux::Channel;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 /// Boots Linux guests and copies them.
 pub trait LinuxBackend: fmt::Debug + Send + Sync {
@@ -39,6 +40,12 @@ pub trait LinuxBackend: fmt::Debug + Send + Sync {
     /// version, the kind of processor, the pace of its clock.
     fn identity(&self) -> Result<String, BootError>;
 
+    /// What carries the stream that [`Machine::connect`] opens.
+    ///
+    /// A copy's stream is a new one, whatever became of its original's: over vsock the guest sees
+    /// that the old connection is gone, and takes another.
+    fn channel(&self) -> Channel;
+
     /// Starts a guest. Returns as soon as the guest can be killed.
     fn boot(&self, spec: &LinuxSpec, place: Place) -> Result<Box<dyn LinuxMachine>, BootError>;
 
@@ -50,7 +57,11 @@ pub trait LinuxBackend: fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn LinuxMachine>, BootError>;
 }
 
-/// A running Linux guest. Its stream is the virtio-serial port, whatever port is asked for.
+/// A running Linux guest.
+///
+/// [`Machine::connect`] may be called before the guest listens: it says
+/// [`Refused`](crate::ConnectError::Refused) then, and is called again. A virtio-serial port is
+/// there at once, is the stream of whatever port is asked for, and can be had once.
 pub trait LinuxMachine: Machine {
     /// Saves the guest and ends it.
     fn snapshot(self: Box<Self>, deadline: Instant) -> Result<Snapshot, SnapshotError>;
@@ -73,8 +84,6 @@ pub struct LinuxSpec {
     pub root: Arc<File>,
     /// Memory the guest sees, exactly.
     pub memory: MemoryMib,
-    /// What the guest's clock shows at first.
-    pub clock: SystemTime,
 }
 
 /// Where one guest runs.

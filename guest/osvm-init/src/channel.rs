@@ -1,10 +1,17 @@
-//! The stream to the host: a virtio-serial port, or the first connection on vsock.
+//! The stream to the host: a virtio-serial port, or a connection on vsock.
+//!
+//! ```text
+//! virtio-serial: one port, there as long as the machine is; a copy of the guest has it too
+//! vsock:         the host connects; a copy of the guest finds its connection gone, and takes another
+//! ```
 
 use crate::Error;
+use crate::buffers::{Input, Outgoing, fill};
 use osvm_protocol::PORT;
 use osvm_protocol::linux::{Channel, SERIAL_PORT};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open as open_file};
+use rustix::io::Errno;
 use std::fs;
 use std::time::{Duration, Instant};
 use vsock::{VMADDR_CID_ANY, VsockListener};
@@ -15,12 +22,63 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// How long the port may take to appear.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Opens the stream, which neither reads nor writes wait on.
-pub(crate) fn open(channel: Channel) -> Result<OwnedFd, Error> {
-    match channel {
-        Channel::VirtioSerial => serial(),
-        Channel::Vsock => accept().map_err(Error::during("take the host's connection")),
+/// The stream. Neither reads nor writes wait on it.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    fd: OwnedFd,
+    /// Where the next one comes from.
+    listener: Option<VsockListener>,
+}
+
+impl Stream {
+    /// Opens it; on vsock, as soon as the host has connected.
+    pub(crate) fn open(channel: Channel) -> Result<Self, Error> {
+        match channel {
+            Channel::VirtioSerial => Ok(Self { fd: serial()?, listener: None }),
+            Channel::Vsock => {
+                let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT);
+                let listener = listener.map_err(Error::during("listen on vsock"))?;
+                Ok(Self { fd: accept(&listener)?, listener: Some(listener) })
+            }
+        }
     }
+
+    /// Waits for the next connection, and is that from then on. False where there is only one.
+    pub(crate) fn again(&mut self) -> Result<bool, Error> {
+        let Some(listener) = &self.listener else { return Ok(false) };
+        self.fd = accept(listener)?;
+        Ok(true)
+    }
+
+    /// Appends what can be read now to `bytes`.
+    pub(crate) fn read(&self, bytes: &mut Vec<u8>) -> rustix::io::Result<Input> {
+        match (fill(&self.fd, bytes), &self.listener) {
+            // A port whose other end is closed reads as empty, and may be opened again; `poll` tells.
+            (Ok(_), None) => Ok(Input::Open),
+            (Err(error), Some(_)) if is_gone(error) => Ok(Input::Ended),
+            (input, _) => input,
+        }
+    }
+
+    /// Writes as much of `outbox` as is taken now.
+    pub(crate) fn write(&self, outbox: &mut Outgoing) -> rustix::io::Result<Input> {
+        match outbox.flush(&self.fd) {
+            Ok(()) => Ok(Input::Open),
+            Err(error) if self.listener.is_some() && is_gone(error) => Ok(Input::Ended),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// How the kernel says that a connection is no more: the host closed it, or this is a copy.
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::CONNRESET | Errno::NOTCONN | Errno::PIPE)
 }
 
 fn serial() -> Result<OwnedFd, Error> {
@@ -48,9 +106,11 @@ fn find() -> Option<String> {
     Some(format!("/dev/{}", entry.file_name().to_str()?))
 }
 
-fn accept() -> std::io::Result<OwnedFd> {
-    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT)?;
-    let (stream, _host) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    Ok(OwnedFd::from(stream))
+fn accept(listener: &VsockListener) -> Result<OwnedFd, Error> {
+    let accept = || -> std::io::Result<OwnedFd> {
+        let (stream, _host) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(OwnedFd::from(stream))
+    };
+    accept().map_err(Error::during("take the host's connection"))
 }

@@ -33,6 +33,7 @@ mod server;
 mod unique;
 mod workspace;
 
+use channel::Stream;
 use rustix::system::{RebootCommand, reboot};
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -66,18 +67,19 @@ fn run() -> Result<(), Error> {
     if let Some(entropy) = orders.entropy {
         random::reseed(entropy).map_err(Error::during("give the kernel randomness"))?;
     }
-    let channel = channel::open(orders.channel)?;
+    unique::set_back(orders.clock_behind_secs)?;
+    let stream = Stream::open(orders.channel)?;
     let hooks = unique::Hooks::new(orders.hooks)?;
     let net = orders.network.then(net::Net::new).transpose()?;
     let workspace = orders.workspace.clone();
     let workspace = workspace.map(|place| workspace::Workspace::new(place, orders.uid));
     let mut workspace = workspace.transpose()?;
     if let Some(first) = workspace.as_mut().filter(|workspace| workspace.is_first()) {
-        first.fill_first(&channel)?;
+        first.fill_first(&stream)?;
     }
     let server = server::start(&orders, hooks.env())?;
     let times = control::Times { kernel: started, server: mounts::uptime() };
-    relay::Relay::new(channel, server, hooks, (net, workspace), times).run()
+    relay::Relay::new(stream, server, hooks, (net, workspace), times).run()
 }
 
 /// Without ACPI a machine is stopped by resetting it: the host takes that for the end.

@@ -5,9 +5,11 @@
 //! - Nothing blocks. What can't be written yet waits in memory, and while much waits nothing more
 //!   is read from where it comes from, so a server that floods waits for its host.
 //! - The last frame says why the server ended, after all it had written.
-//! - A host that hangs up ends the guest.
+//! - A host that hangs up ends the guest, unless the guest is frozen: then this is a copy, and the host
+//!   connects again.
 
 use crate::buffers::{Input, Lines, Outgoing, empty, fill};
+use crate::channel::Stream;
 use crate::control::{self, Order, Times};
 use crate::net::Net;
 use crate::server::{ENDED_LEN, Ended, Server, signal_all};
@@ -52,7 +54,9 @@ const WAKE: Duration = Duration::from_secs(10);
 /// Everything PID 1 holds while the server runs.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    channel: OwnedFd,
+    stream: Stream,
+    /// The stream has ended.
+    lost: bool,
     inbox: Vec<u8>,
     outbox: Outgoing,
     server: Server,
@@ -106,14 +110,15 @@ enum End {
 
 impl Relay {
     pub(crate) fn new(
-        channel: OwnedFd,
+        stream: Stream,
         server: Server,
         hooks: Hooks,
         (net, workspace): (Option<Net>, Option<Workspace>),
         times: Times,
     ) -> Self {
         Self {
-            channel,
+            stream,
+            lost: false,
             inbox: Vec::new(),
             outbox: Outgoing::default(),
             server,
@@ -136,7 +141,10 @@ impl Relay {
     pub(crate) fn run(mut self) -> Result<(), Error> {
         loop {
             let hung_up = self.wait().map_err(Error::during("wait for the server"))?;
-            let more = self.read_channel().map_err(Error::during("read from the host"))?;
+            let more = self.read_stream().map_err(Error::during("read from the host"))?;
+            if self.lost && self.frozen && self.reconnect()? {
+                continue;
+            }
             self.read_server();
             self.hooks.serve();
             self.serve_net();
@@ -147,11 +155,14 @@ impl Relay {
             self.go_on_stopping();
             self.see_end();
             self.write_server();
-            let written = self.outbox.flush(&self.channel);
-            written.map_err(Error::during("write to the host"))?;
+            let written = self.stream.write(&mut self.outbox);
+            let written = written.map_err(Error::during("write to the host"))?;
+            self.lost |= written == Input::Ended;
             let over = match &self.end {
-                End::Told { deadline } => self.outbox.is_empty() || *deadline < Instant::now(),
-                _ => hung_up && !more,
+                End::Told { deadline } => {
+                    self.outbox.is_empty() || self.lost || *deadline < Instant::now()
+                }
+                _ => (hung_up || self.lost) && !more,
             };
             if over {
                 return Ok(());
@@ -161,10 +172,10 @@ impl Relay {
 
     /// Waits until there is something to do; true when the host has hung up.
     fn wait(&self) -> rustix::io::Result<bool> {
-        let mut channel = PollFlags::empty();
-        channel.set(PollFlags::IN, self.to_server.len() < ENOUGH);
-        channel.set(PollFlags::OUT, !self.outbox.is_empty());
-        let mut fds = vec![PollFd::new(&self.channel, channel)];
+        let mut stream = PollFlags::empty();
+        stream.set(PollFlags::IN, self.to_server.len() < ENOUGH);
+        stream.set(PollFlags::OUT, !self.outbox.is_empty());
+        let mut fds = vec![PollFd::new(&self.stream, stream)];
         fds.extend(self.hooks.poll_fds());
         if self.outbox.len() < ENOUGH {
             let outputs = [&self.server.stdout, &self.server.stderr].into_iter().flatten();
@@ -202,13 +213,26 @@ impl Relay {
         [end, asking, stopping].into_iter().flatten().min()
     }
 
+    /// Waits for the host of a copy. Nothing is on its way: whoever had this guest saved had all its
+    /// answers. False where the stream is one that a copy keeps.
+    fn reconnect(&mut self) -> Result<bool, Error> {
+        if !self.stream.again()? {
+            return Ok(false);
+        }
+        self.lost = false;
+        empty(&mut self.inbox);
+        self.outbox.clear();
+        Ok(true)
+    }
+
     /// True when frames came in.
-    fn read_channel(&mut self) -> Result<bool, String> {
+    fn read_stream(&mut self) -> Result<bool, String> {
         if ENOUGH <= self.to_server.len() {
             return Ok(true);
         }
         let before = self.inbox.len();
-        fill(&self.channel, &mut self.inbox).map_err(|error| error.to_string())?;
+        let input = self.stream.read(&mut self.inbox).map_err(|error| error.to_string())?;
+        self.lost |= input == Input::Ended;
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut rest = inbox.as_slice();
         while let Some(frame) = frame::split(rest).map_err(|error| error.to_string())? {

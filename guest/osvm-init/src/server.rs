@@ -171,6 +171,7 @@ mod tests {
             writable_mib: 1,
             max_processes: 1,
             entropy: None,
+            clock_behind_secs: 0,
             hooks: true,
             network: false,
             workspace: None,

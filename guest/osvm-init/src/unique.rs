@@ -162,6 +162,16 @@ pub(crate) fn renew(wake: &Wake) -> Result<(), Error> {
     Ok(())
 }
 
+/// Sets the clock back, before there is anything that could notice.
+pub(crate) fn set_back(secs: u32) -> Result<(), Error> {
+    if secs == 0 {
+        return Ok(());
+    }
+    let now = clock_gettime(ClockId::Realtime);
+    let time = Timespec { tv_sec: now.tv_sec.saturating_sub(secs.into()).max(0), ..now };
+    clock_settime(ClockId::Realtime, time).map_err(Error::during("set the clock back"))
+}
+
 /// The wall clock, in nanoseconds since 1970.
 pub(crate) fn unix_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);

@@ -12,7 +12,8 @@
 //! - What is worth telling the host of: it compares contents, this compares what the file system says.
 
 use crate::Error;
-use crate::buffers::{Outgoing, fill};
+use crate::buffers::{Input, Outgoing};
+use crate::channel::Stream;
 use crate::control::{self, Order};
 use osvm_protocol::frame;
 use osvm_protocol::linux::workspace::{self as wire, CHUNK, Place, Said};
@@ -123,20 +124,21 @@ impl Workspace {
     }
 
     /// Waits until the host has sent all files. Nothing else is done for it meanwhile.
-    pub(crate) fn fill_first(&mut self, channel: &OwnedFd) -> Result<(), Error> {
+    pub(crate) fn fill_first(&mut self, stream: &Stream) -> Result<(), Error> {
         let failed = |why: &dyn std::fmt::Display| Error::new("wait for the files", why);
         let (mut inbox, mut outbox) = (Vec::new(), Outgoing::default());
         while self.base.is_none() || !outbox.is_empty() {
             let mut wanted = PollFlags::IN;
             wanted.set(PollFlags::OUT, !outbox.is_empty());
-            let mut fds = [PollFd::new(channel, wanted)];
+            let mut fds = [PollFd::new(stream, wanted)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(failed(&error)),
             }
             let before = inbox.len();
-            fill(channel, &mut inbox).map_err(|error| failed(&error))?;
-            let hung_up = fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP));
+            let input = stream.read(&mut inbox).map_err(|error| failed(&error))?;
+            let hung_up =
+                fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP)) || input == Input::Ended;
             if hung_up && inbox.len() == before {
                 return Err(failed(&"the host hung up"));
             }
@@ -149,7 +151,7 @@ impl Workspace {
                 used += len;
             }
             inbox.drain(..used);
-            outbox.flush(channel).map_err(|error| failed(&error))?;
+            stream.write(&mut outbox).map_err(|error| failed(&error))?;
         }
         Ok(())
     }

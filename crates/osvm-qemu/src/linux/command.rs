@@ -3,13 +3,11 @@
 //! A copy is given the same machine as its original, or the saved state would not fit; what is
 //! missing is only what is read at boot.
 
-use super::tsc;
 use crate::Accelerator;
-use osvm_vmm::MemoryMib;
 use osvm_vmm::linux::{LinuxSpec, Snapshot};
+use osvm_vmm::{MemoryMib, processor};
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Numbers of the descriptors QEMU is started with.
 pub(super) mod fd {
@@ -80,22 +78,20 @@ pub(super) fn arguments(qemu: &Path, accelerator: Accelerator, life: &Life<'_>) 
     add(format!("-chardev socket,id=port,fd={}", fd::PORT));
     add(format!("-device virtserialport,chardev=port,name={}", osvm_protocol::linux::SERIAL_PORT));
     match life {
-        Life::Boot(spec) => words.extend(boot(accelerator, spec)),
+        Life::Boot(_) => words.extend(boot(accelerator)),
         Life::Copy(_) => words.extend(["-incoming", "defer"].map(OsString::from)),
     }
     words
 }
 
-fn boot(accelerator: Accelerator, spec: &LinuxSpec) -> Vec<OsString> {
+fn boot(accelerator: Accelerator) -> Vec<OsString> {
     vec![
         "-kernel".into(),
         path(fd::KERNEL_OR_STATE).into(),
         "-initrd".into(),
         path(fd::INITRD).into(),
         "-append".into(),
-        kernel_line(accelerator, tsc::khz()).into(),
-        "-rtc".into(),
-        format!("base={}", rtc(spec.clock)).into(),
+        kernel_line(accelerator, processor::tsc_khz()).into(),
     ]
 }
 
@@ -110,29 +106,6 @@ fn kernel_line(accelerator: Accelerator, khz: Option<u64>) -> String {
     line
 }
 
-/// The form that `-rtc` takes, in UTC: days to a date after Howard Hinnant's `civil_from_days`.
-fn rtc(time: SystemTime) -> String {
-    let secs = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (secs / 86_400 + 719_468, secs % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-}
-
-/// The processor's name in the host's table.
-pub(super) fn cpu_model(cpuinfo: &str) -> String {
-    let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim());
-    name.unwrap_or("unknown processor").to_owned()
-}
-
 fn path(fd: i32) -> String {
     format!("/proc/self/fd/{fd}")
 }
@@ -142,18 +115,15 @@ mod tests {
     use super::*;
     use osvm_vmm::linux::sealed;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn words(copy: bool) -> String {
         let file = Arc::new(sealed("test", b"").unwrap());
         let memory = MemoryMib::new(128).unwrap();
-        let clock = UNIX_EPOCH;
         let spec = LinuxSpec {
             kernel: Arc::clone(&file),
             initrd: Arc::clone(&file),
             root: Arc::clone(&file),
             memory,
-            clock,
         };
         let snapshot = Snapshot {
             memory: Arc::clone(&file),
@@ -188,15 +158,6 @@ mod tests {
             words.get(..end).unwrap().to_owned()
         };
         assert_eq!(machine(&boot), machine(&copy));
-    }
-
-    #[test]
-    fn the_clock_is_written_as_a_date() {
-        let at = |secs| rtc(UNIX_EPOCH + Duration::from_secs(secs));
-        assert_eq!(at(0), "1970-01-01T00:00:00");
-        assert_eq!(at(951_782_399), "2000-02-28T23:59:59");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00");
-        assert_eq!(at(1_795_326_909), "2026-11-22T05:55:09");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The pace of the time stamp counter, which the guest of a translating QEMU sees as it is.
+//! The host's processor, as far as a guest depends on it: its kind, and the pace of its time stamp
+//! counter.
 //!
-//! The guest cannot measure it: its timers run by the host's clock while its loops are translated.
-//! So it is told, and what it is told is measured here, against the host's clock.
+//! A guest that is translated sees the host's counter as it is, and cannot measure it: its timers run
+//! by the host's clock while its loops are translated. So it is told, and what it is told is measured
+//! here, against the host's clock.
 
 use quanta::Clock;
 use std::sync::OnceLock;
@@ -16,8 +18,24 @@ const READINGS: u32 = 64;
 /// The paces of real counters, in kHz. Outside is a clock that only counts nanoseconds.
 const REAL: std::ops::RangeInclusive<u64> = 1_000_100..=9_999_999;
 
-/// Cycles in a millisecond, measured once; `None` on a host without a steady counter.
-pub(super) fn khz() -> Option<u64> {
+/// What a saved guest depends on: processors that differ here may run it wrongly, or show it another
+/// time.
+pub fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mhz = tsc_khz().map(|khz| (khz.saturating_add(500) / 1000).to_string());
+    let mhz = mhz.unwrap_or_else(|| "unknown".to_owned());
+    format!("{}; TSC {mhz} MHz", model(&host))
+}
+
+/// The processor's name in the host's table.
+fn model(cpuinfo: &str) -> String {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim());
+    name.unwrap_or("unknown processor").to_owned()
+}
+
+/// Cycles of the counter in a millisecond, measured once; `None` on a host without a steady one.
+pub fn tsc_khz() -> Option<u64> {
     static KHZ: OnceLock<Option<u64>> = OnceLock::new();
     *KHZ.get_or_init(measure)
 }
@@ -52,6 +70,13 @@ fn pace(cycles: u64, took: Duration) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_model_is_what_the_host_calls_it() {
+        let table = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel\t\t: 6\n";
+        assert_eq!(model(table), "Some CPU @ 2 GHz");
+        assert_eq!(model("Processor: 3"), "unknown processor");
+    }
 
     #[test]
     fn cycles_over_time_are_the_pace() {
