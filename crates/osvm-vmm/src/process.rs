@@ -137,6 +137,12 @@ impl VmProcess {
         self.child.wait()
     }
 
+    /// Memory that it shares with no other process, in KiB; `None` once it has ended.
+    pub fn private_kb(&self) -> Option<u64> {
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        anonymous(&std::fs::read_to_string(path).ok()?)
+    }
+
     /// What it has written to stderr so far, cut to [`MAX_REPORT`] bytes and cleaned.
     pub fn report(&mut self) -> String {
         let mut bytes = Vec::with_capacity(MAX_REPORT);
@@ -158,6 +164,13 @@ impl Drop for VmProcess {
         // Without a way to report it here; the process got its SIGKILL in any case.
         let _status = self.end();
     }
+}
+
+/// `Anonymous` of proc_pid_smaps(5), in KiB: what was written by this process or for it. The other
+/// counters take a page of a file for private while no second process has it mapped.
+fn anonymous(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn pidfd(child: &Child) -> io::Result<OwnedFd> {

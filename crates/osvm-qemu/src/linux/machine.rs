@@ -202,8 +202,7 @@ impl LinuxMachine for LinuxQemu {
     }
 
     fn private_kb(&self) -> Option<u64> {
-        let path = format!("/proc/{}/smaps_rollup", self.process.pid());
-        anonymous(&std::fs::read_to_string(path).ok()?)
+        self.process.private_kb()
     }
 }
 
@@ -235,13 +234,6 @@ impl Drop for LinuxQemu {
     }
 }
 
-/// `Anonymous` of proc_pid_smaps(5), in KiB: what was written by this process or for it. The other
-/// counters take a page of the template for private while no second clone has it mapped.
-fn anonymous(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 /// A connected pair of stream sockets.
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
@@ -259,15 +251,4 @@ fn memory_file(len: u64) -> io::Result<File> {
 /// The same memory file, read from its start.
 fn again(file: &File) -> io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_of_the_template_is_not_counted() {
-        let rollup = "Rss: 900 kB\nPrivate_Dirty: 800 kB\nAnonymous:          42 kB\n";
-        assert_eq!(anonymous(rollup), Some(42));
-    }
 }

@@ -102,3 +102,9 @@ fn soon() -> Instant {
 fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
+
+#[test]
+fn memory_of_a_file_that_others_have_too_is_not_counted() {
+    let rollup = "Rss: 900 kB\nPrivate_Dirty: 800 kB\nAnonymous:          42 kB\n";
+    assert_eq!(anonymous(rollup), Some(42));
+}
