@@ -51,7 +51,8 @@ usage: cargo xtask <command>
   servers           compare MCP servers that are not osvm's, directly and behind osvm
   tidy              check what no compiler checks: who uses whom, the code map, headers
   bench [name]      measure and print, each figure beside its goal
-  test-host         run the KVM tests on a Linux host with emulated hardware KVM
+  test-host [suite…]
+                    run the KVM tests on a Linux host with emulated hardware KVM
   fuzz [seconds]    run each fuzz target for so long (default 10)";
 
 fn main() -> ExitCode {
@@ -83,7 +84,7 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["tidy"] => tidy::run(&project),
         ["bench"] => bench::run(&project, None).map(|()| ExitCode::SUCCESS),
         ["bench", name] => bench::run(&project, Some(name)).map(|()| ExitCode::SUCCESS),
-        ["test-host"] => test_host::run(&project),
+        ["test-host", suites @ ..] => test_host::run(&project, suites),
         ["fuzz"] => fuzz::run(&project, 10),
         ["fuzz", seconds] => {
             let seconds = seconds.parse().with_context(|| format!("`{seconds}` is no number"))?;

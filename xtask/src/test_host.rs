@@ -25,6 +25,7 @@ use crate::{apt, guest, printer, process, toolchain};
 use anyhow::{Context, Result, anyhow};
 use initramfs::Initramfs;
 use report::{Ended, Report};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -46,10 +47,10 @@ pub(crate) enum Outcome {
 }
 
 /// `cargo xtask test-host`.
-pub(crate) fn run(project: &Project) -> Result<ExitCode> {
+pub(crate) fn run(project: &Project, only: &[&str]) -> Result<ExitCode> {
     toolchain::add_targets()?;
     guest::build(project)?;
-    match check(project)? {
+    match check(project, only)? {
         Outcome::Ran(tally) => {
             printer::result(&tally.to_string());
             Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -62,8 +63,8 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     }
 }
 
-/// Boots the host and runs the programs on it. The guest images must be there.
-pub(crate) fn check(project: &Project) -> Result<Outcome> {
+/// Boots the host and runs the suites named in `only` on it, or all. The guest images must be there.
+pub(crate) fn check(project: &Project, only: &[&str]) -> Result<Outcome> {
     if let Err(error) = find_qemu() {
         return Ok(Outcome::Skipped(format!("{error:#}")));
     }
@@ -73,10 +74,12 @@ pub(crate) fn check(project: &Project) -> Result<Outcome> {
         Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
     };
     let initrd = directory.join("initramfs.cpio");
-    write_initramfs(project, &kernel, &initrd)?;
+    let programs = programs::build(project, only)?;
+    write_initramfs(project, &programs, &kernel, &initrd)?;
     printer::step("running the KVM tests on hosts with emulated hardware KVM");
-    let mut total = Tally::default();
-    for (part, first) in boot_all(&kernel.image, &initrd)?.into_iter().enumerate() {
+    let mut total = programs.skipped;
+    let parts: BTreeSet<usize> = programs.list.iter().map(|program| program.part).collect();
+    for (part, first) in boot_all(&kernel.image, &initrd, &parts)? {
         if first.tally.failed == 0 || !first.names_its_failures() {
             total += first.tally;
             continue;
@@ -107,7 +110,12 @@ fn find_qemu() -> Result<()> {
     apt::install(QEMU_PACKAGE).with_context(|| format!("cannot install `{QEMU_PACKAGE}`"))
 }
 
-fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) -> Result<()> {
+fn write_initramfs(
+    project: &Project,
+    programs: &programs::Programs,
+    kernel: &kernel::Kernel,
+    initrd: &Path,
+) -> Result<()> {
     let mut files = Initramfs::default();
     let mut modules = String::new();
     for (number, module) in kernel.modules.iter().enumerate() {
@@ -119,7 +127,6 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
     files.text("/osvm-test/modules", &modules);
     tools::add(&mut files)?;
     tools::add_qemu(QEMU, &mut files)?;
-    let programs = programs::build(project)?;
     let scratch = initrd.parent().context("the archive is nowhere")?;
     tools::keep_program(&programs.init, "/init", scratch, &mut files)?;
     for program in &programs.executables {
@@ -147,13 +154,16 @@ fn write_initramfs(project: &Project, kernel: &kernel::Kernel, initrd: &Path) ->
 }
 
 /// Boots a host for each part, all at the same time: one keeps one processor of this machine busy.
-fn boot_all(kernel: &Path, initrd: &Path) -> Result<Vec<Ended>> {
+fn boot_all(kernel: &Path, initrd: &Path, parts: &BTreeSet<usize>) -> Result<Vec<(usize, Ended)>> {
     std::thread::scope(|scope| {
-        let hosts: Vec<_> = (0..programs::PARTS)
-            .map(|part| scope.spawn(move || boot(kernel, initrd, part, "")))
+        let hosts: Vec<_> = parts
+            .iter()
+            .map(|part| (*part, scope.spawn(|| boot(kernel, initrd, *part, ""))))
             .collect();
-        let join = |host: std::thread::ScopedJoinHandle<'_, Result<Ended>>| {
-            host.join().unwrap_or_else(|_| Err(anyhow!("what watches a test host panicked")))
+        let join = |(part, host): (usize, std::thread::ScopedJoinHandle<'_, Result<Ended>>)| {
+            let ended =
+                host.join().unwrap_or_else(|_| Err(anyhow!("what watches a test host panicked")));
+            Ok((part, ended?))
         };
         hosts.into_iter().map(join).collect()
     })

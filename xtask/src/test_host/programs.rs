@@ -1,21 +1,25 @@
 //! The programs that run on the test host: those of this machine, with their libraries.
 
+use super::tools;
 use crate::project::Project;
-use crate::{printer, process};
+use crate::tally::Tally;
+use crate::{kernel, printer, process};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// What hardware KVM, or the kernel's vsock, makes different. Everything else that the tests check
 /// is the same on every host, and was checked outside, where it takes a fraction of the time.
 const SUITES: &[Suite] = &[
-    Suite { name: "kvm", part: 0, package: "osvm-kvm", test: "kvm", filters: &[] },
+    Suite { name: "kvm", part: 0, package: "osvm-kvm", test: "kvm", env: "", filters: &[] },
     // QEMU's own translation, translated once more, would be slower than any deadline.
     Suite {
         name: "qemu-kvm",
         part: 0,
         package: "osvm-qemu",
         test: "conformance",
+        env: "",
         filters: &["qemu_keeps_every_promise_under_kvm"],
     },
     // A call from the command line, the choice of a backend, and the pool.
@@ -24,6 +28,7 @@ const SUITES: &[Suite] = &[
         part: 0,
         package: "osvm",
         test: "black_box",
+        env: "",
         // Twenty osvm at once take turns at their receipts, for longer than each waits for its own
         // where a processor is emulated.
         filters: &["unikernel::", "backends::", "daemon::", "--skip=twenty_calls_at_once"],
@@ -34,9 +39,39 @@ const SUITES: &[Suite] = &[
         part: 1,
         package: "osvm-qemu",
         test: "conformance",
+        env: "",
         filters: &["qemu_keeps_every_promise_with_the_kernels_vsock"],
     },
+    // Linux guests, which no KVM can run that interprets.
+    Suite {
+        name: "linux-kvm",
+        part: 0,
+        package: "osvm-microvm",
+        test: "microvm",
+        env: "OSVM_TEST_LINUX_BACKEND=kvm",
+        filters: LINUX,
+    },
+    Suite {
+        name: "linux-qemu-kvm",
+        part: 1,
+        package: "osvm-microvm",
+        test: "microvm",
+        env: "OSVM_TEST_LINUX_BACKEND=qemu-kvm",
+        filters: &["what_one_clone_writes_the_next_does_not_see"],
+    },
+    Suite {
+        name: "linux-firecracker",
+        part: 1,
+        package: "osvm-microvm",
+        test: "microvm",
+        env: "OSVM_TEST_LINUX_BACKEND=firecracker",
+        filters: LINUX,
+    },
 ];
+/// What is tried of Linux guests: one that lives on, copies, and ends of many kinds.
+const LINUX: &[&str] = &["clones::", "death::", "persistent::", "--skip=python"];
+/// The test that makes the root file system of Linux guests.
+const MAKES_ROOT: &str = "guest::a_root_is_made_once";
 /// Hosts that the suites are spread over.
 pub(super) const PARTS: usize = 2;
 /// One at a time: emulated processors are slow, and deadlines are not.
@@ -45,6 +80,26 @@ const THREADS: &str = "--test-threads=1";
 const DRIVEN: &[&str] = &["osvm", "osvm-vm"];
 /// PID 1 of the test host.
 const INIT: &str = "osvm-test-host-init";
+/// The packages that have those programs.
+const DRIVEN_PACKAGES: &[&str] = &["osvm", "osvm-test-host-init"];
+/// The package whose tests boot Linux guests.
+const LINUX_PACKAGE: &str = "osvm-microvm";
+/// The root file system that its tests make, in the folder that cargo gives them.
+const ROOT: &str = "root-node.erofs";
+
+impl Suite {
+    /// Why it can't be run, if it can't.
+    fn lacks(&self, project: &Project) -> Option<String> {
+        if self.package != LINUX_PACKAGE {
+            return None;
+        }
+        if !kernel::built(project).exists() {
+            return Some("there is no kernel for Linux guests: run `cargo xtask kernel`".into());
+        }
+        let firecracker = self.env.ends_with("firecracker") && tools::firecracker().is_none();
+        firecracker.then(|| "there is no Firecracker on `PATH` or in `OSVM_FIRECRACKER`".into())
+    }
+}
 
 /// What goes into the initramfs.
 #[derive(Debug)]
@@ -57,6 +112,8 @@ pub(super) struct Programs {
     pub(super) executables: Vec<PathBuf>,
     /// What is run, in this order.
     pub(super) list: Vec<Program>,
+    /// Suites that can't be run.
+    pub(super) skipped: Tally,
 }
 
 /// Tests of one target of a package, or some of them.
@@ -67,6 +124,8 @@ struct Suite {
     part: usize,
     package: &'static str,
     test: &'static str,
+    /// Variables that its tests are given, as `NAME=VALUE`, with spaces between.
+    env: &'static str,
     /// What the names of its tests contain, as words for libtest; nothing means all.
     filters: &'static [&'static str],
 }
@@ -75,11 +134,13 @@ struct Suite {
 #[derive(Debug)]
 pub(super) struct Program {
     name: &'static str,
+    package: &'static str,
     /// Which host runs it.
     pub(super) part: usize,
     /// Where cargo would run it.
     pub(super) directory: PathBuf,
     path: PathBuf,
+    env: &'static str,
     filters: &'static [&'static str],
 }
 
@@ -87,10 +148,11 @@ impl Program {
     /// The line that `osvm-test-host-init` reads.
     pub(super) fn line(&self) -> String {
         let mut line = format!(
-            "{}\t{}\t{}\t{THREADS}",
+            "{}\t{}\t{}\t{}\t{THREADS}",
             self.name,
             self.directory.display(),
-            self.path.display()
+            self.path.display(),
+            self.env
         );
         for argument in self.filters {
             line += "\t";
@@ -100,26 +162,59 @@ impl Program {
     }
 }
 
-/// Builds the tests and the programs they drive: the same ones that run on this machine, so that
-/// nothing is built twice.
-pub(super) fn build(project: &Project) -> Result<Programs> {
+/// Builds the tests of the suites named in `only`, or of all, and the programs they drive. All are
+/// the same ones that run on this machine, so that nothing is built twice.
+pub(super) fn build(project: &Project, only: &[&str]) -> Result<Programs> {
+    for name in only {
+        let known = SUITES.iter().any(|suite| suite.name == *name);
+        ensure!(known, "there is no suite `{name}`: there are {}", names());
+    }
+    let mut skipped = Tally::default();
+    let mut suites = Vec::new();
+    for suite in SUITES.iter().filter(|suite| only.is_empty() || only.contains(&suite.name)) {
+        match suite.lacks(project) {
+            None => suites.push(suite),
+            Some(reason) => {
+                printer::note(&format!("{} skipped: {reason}", suite.name));
+                skipped += Tally::skip();
+            }
+        }
+    }
     printer::step("building the tests for the test host");
     let mut tests = process::cargo(&project.root);
     tests.args(["test", "--no-run", "--lib", "--bins", "--tests"]);
     let mut programs = process::cargo(&project.root);
     programs.args(["build", "--bins"]);
+    if only.is_empty() {
+        tests.arg("--workspace");
+        programs.arg("--workspace");
+    } else {
+        tests.args(suites.iter().flat_map(|suite| ["--package", suite.package]));
+        programs.args(DRIVEN_PACKAGES.iter().flat_map(|package| ["--package", package]));
+    }
     let mut messages = String::new();
     for mut cargo in [tests, programs] {
-        cargo.args(["--workspace", "--locked", "--message-format", "json-render-diagnostics"]);
+        cargo.args(["--locked", "--message-format", "json-render-diagnostics"]);
         messages += &process::text(&mut cargo)?;
     }
-    let mut programs = collect(&messages)?;
+    let mut programs = Programs { skipped, ..collect(&messages, &suites)? };
     programs.files.push(project.images());
+    if let Some(linux) = programs.list.iter().find(|one| one.package == LINUX_PACKAGE) {
+        let mut make = Command::new(&linux.path);
+        make.args(["--exact", MAKES_ROOT]).current_dir(&linux.directory);
+        process::text(&mut make).context("cannot make a root file system for Linux guests")?;
+        programs.files.push(kernel::built(project));
+        programs.files.push(project.target.join("tmp").join(ROOT));
+    }
     Ok(programs)
 }
 
+fn names() -> String {
+    SUITES.iter().map(|suite| format!("`{}`", suite.name)).collect::<Vec<_>>().join(", ")
+}
+
 /// Reads cargo's messages: which programs were built, and for what.
-fn collect(messages: &str) -> Result<Programs> {
+fn collect(messages: &str, suites: &[&Suite]) -> Result<Programs> {
     let mut init = None;
     let (mut files, mut executables) = (Vec::new(), Vec::new());
     let mut list = Vec::new();
@@ -141,12 +236,15 @@ fn collect(messages: &str) -> Result<Programs> {
             continue;
         }
         let built = |suite: &&Suite| Some(suite.package) == package && suite.test == name;
-        for Suite { name, part, filters, .. } in SUITES.iter().filter(built) {
+        for Suite { name, package, part, env, filters, .. } in suites.iter().copied().filter(built)
+        {
             list.push(Program {
                 name,
+                package,
                 part: *part,
                 directory: directory.clone(),
                 path: path.clone(),
+                env,
                 filters,
             });
         }
@@ -162,10 +260,10 @@ fn collect(messages: &str) -> Result<Programs> {
         executables.push(path);
     }
     let init = init.with_context(|| format!("cargo built no `{INIT}`"))?;
-    for Suite { name, package, test, .. } in SUITES {
+    for Suite { name, package, test, .. } in suites {
         let built = list.iter().any(|program| program.name == *name);
         ensure!(built, "cargo built no test `{test}` of `{package}`");
     }
     list.sort_by_key(|program| SUITES.iter().position(|suite| suite.name == program.name));
-    Ok(Programs { init, files, executables, list })
+    Ok(Programs { init, files, executables, list, skipped: Tally::default() })
 }

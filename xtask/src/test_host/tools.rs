@@ -43,6 +43,12 @@ pub(super) fn add_qemu(qemu: &str, files: &mut Initramfs) -> Result<()> {
     firmware.into_iter().try_for_each(|file| files.keep(file))
 }
 
+/// Firecracker on this machine, where a user would have it found.
+pub(super) fn firecracker() -> Option<PathBuf> {
+    let named = std::env::var_os("OSVM_FIRECRACKER").map(PathBuf::from);
+    named.or_else(|| find("firecracker")).filter(|program| program.is_file())
+}
+
 /// Puts the programs into `/bin`. One that this machine lacks is left out; what needs it will say so.
 pub(super) fn add(files: &mut Initramfs) -> Result<()> {
     for name in PROGRAMS {

@@ -3,7 +3,7 @@
 //! ```text
 //! /osvm-test/modules     one path of a kernel module a line, dependencies first
 //! /osvm-test/programs-N  for the host whose OSVM_TEST_PART is N, one program a line:
-//!                        name TAB working directory TAB path [TAB argument]…
+//!                        name TAB working directory TAB path TAB [VARIABLE=VALUE]… [TAB argument]…
 //!                        With OSVM_TEST_ONLY those it names, with commas, and no others.
 //! ```
 //!
@@ -94,13 +94,12 @@ fn run() -> Result<()> {
 
 fn run_program(line: &str) -> Result<()> {
     let mut fields = line.split('\t');
-    let (Some(name), Some(directory), Some(path)) = (fields.next(), fields.next(), fields.next())
-    else {
-        bail!("not a program: `{line}`");
-    };
+    let mut field = || fields.next().with_context(|| format!("not a program: `{line}`"));
+    let (name, directory, path, variables) = (field()?, field()?, field()?, field()?);
     say(&format!("begin {name}"));
     let mut command = Command::new(path);
     command.args(fields).current_dir(directory).env_clear().envs(ENVIRONMENT.iter().copied());
+    command.envs(variables.split(' ').filter_map(|variable| variable.split_once('=')));
     let child = command.spawn();
     let code = match child {
         Ok(child) => exit_code_of(child.id())?,

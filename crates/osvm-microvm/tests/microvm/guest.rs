@@ -6,14 +6,19 @@ use osvm_microvm::{GuestFiles, Host, Recipe};
 use osvm_qemu::{Accelerator, PROGRAM, QemuLinux};
 use osvm_vmm::MemoryMib;
 use osvm_vmm::conformance::{skip, vm_program};
+use osvm_vmm::linux::LinuxBackend;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Names the hypervisor that the tests are run with.
+const BACKEND: &str = "OSVM_TEST_LINUX_BACKEND";
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/microvm/fixture");
 
@@ -69,12 +74,7 @@ impl Bench {
                 return None;
             }
         };
-        let Ok(qemu) = which::which(PROGRAM) else {
-            skip("qemu", &format!("`{PROGRAM}` is not installed"));
-            return None;
-        };
-        let backend = QemuLinux::new(qemu, vm_program(), Accelerator::Tcg);
-        let host = Host::new(Arc::new(backend), folder.join("run"), None);
+        let host = Host::new(backend(&folder.join("run"))?, folder.join("run"), None);
         Some(Self { host, dir: None, files })
     }
 
@@ -107,6 +107,24 @@ impl Bench {
     }
 }
 
+/// The hypervisor that the environment names; by default the one that runs anywhere. Nothing, with
+/// a visible line, where it is missing.
+fn backend(_run: &Path) -> Option<Arc<dyn LinuxBackend>> {
+    let name = std::env::var(BACKEND).unwrap_or_default();
+    let qemu = |accelerator| -> Option<Arc<dyn LinuxBackend>> {
+        let Ok(qemu) = which::which(PROGRAM) else {
+            skip("qemu", &format!("`{PROGRAM}` is not installed"));
+            return None;
+        };
+        Some(Arc::new(QemuLinux::new(qemu, vm_program(), accelerator)))
+    };
+    match name.as_str() {
+        "" | "qemu" => qemu(Accelerator::Tcg),
+        "qemu-kvm" => qemu(Accelerator::Kvm),
+        other => panic!("`{BACKEND}` names no hypervisor: `{other}`"),
+    }
+}
+
 /// `tools/call` without arguments as parameters.
 pub(crate) fn call(tool: &str) -> Value {
     json!({"name": tool, "arguments": {}})
@@ -120,12 +138,18 @@ pub(crate) fn text(result: &str) -> String {
 
 /// The image for `runtime`, named by what it is made of.
 fn root(runtime: Runtime) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // A host that was made for these tests has no programs to make one of, but the one that was made.
+    let ready = folder.join(format!("root-{}.erofs", runtime.name()));
     let program = match runtime {
         Runtime::Node => which::which("node").ok(),
         // Not one that a version manager puts in front: its libraries are elsewhere.
         Runtime::Python => Some(PathBuf::from("/usr/bin/python3")).filter(|path| path.exists()),
     };
     let (Some(program), Ok(mkfs)) = (program, which::which("mkfs.erofs")) else {
+        if ready.exists() {
+            return Some(ready);
+        }
         skip("microvm", &format!("`{}` or `mkfs.erofs` is not installed", runtime.name()));
         return None;
     };
@@ -134,7 +158,6 @@ fn root(runtime: Runtime) -> Option<PathBuf> {
     for name in ["server.mjs", "server.py"] {
         key.push_str(&fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap());
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let name = Digest::of(key.as_bytes()).hex();
     let image = folder.join(format!("root-{}-{}.erofs", runtime.name(), name.get(..16).unwrap()));
     let lock = File::create(folder.join("root.lock")).unwrap();
@@ -147,7 +170,21 @@ fn root(runtime: Runtime) -> Option<PathBuf> {
         assert!(status.unwrap().success());
         fs::rename(&unfinished, &image).unwrap();
     }
+    let same =
+        fs::metadata(&ready).is_ok_and(|ready| ready.ino() == image.metadata().unwrap().ino());
+    if !same {
+        let _none = fs::remove_file(&ready);
+        fs::hard_link(&image, &ready).unwrap();
+    }
     Some(image)
+}
+
+#[test]
+fn a_root_is_made_once() {
+    let Some(first) = root(Runtime::Node) else { return };
+    let made = fs::metadata(&first).unwrap().modified().unwrap();
+    assert_eq!(root(Runtime::Node).unwrap(), first);
+    assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), made);
 }
 
 /// The program, what it is linked with, and the fixtures.
