@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! HTTP_PROXY=127.0.0.1:3128 ─▶ request ─▶ host/http          CONNECT ─▶ host/connect
-//! 127.0.0.1:53 ─▶ host/resolve ─▶ 127.100.x.y, one for each allowed name
-//! 127.100.x.y:port ─▶ port 80: host/http                     else: host/connect
+//! 127.0.0.1:53 ─▶ host/resolve ─▶ 192.31.196.x, one for each allowed name
+//! 192.31.196.x:port ─▶ port 80: host/http                    else: host/connect
 //! ```
 //!
 //! # Invariants
@@ -25,11 +25,11 @@ mod host;
 mod http;
 mod names;
 
-use crate::Error;
 use crate::buffers::Outgoing;
+use crate::{Error, loopback};
 use conn::{Conn, Way};
 use host::{Asked, For, Host};
-use names::{Names, Waiter};
+use names::{Given, Names, Waiter};
 use osvm_protocol::linux::net::{self as wire, MAX_STREAMS, PROXY_PORT};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,9 +37,10 @@ use rustix::time::Timespec;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Instant;
 
-/// Ports of names that are listened on at once.
-const MAX_LISTENERS: usize = 256;
+/// Ports of names that are listened on at once. Each is a descriptor, of which PID 1 may have 1024.
+const MAX_LISTENERS: usize = 768;
 
 /// Questions that are read in a row before others get their turn.
 const QUESTIONS: usize = 16;
@@ -64,6 +65,7 @@ pub(crate) struct Net {
     names: Names,
     asked: Asked,
     last: u32,
+    last_listener: u64,
 }
 
 impl Net {
@@ -83,7 +85,10 @@ impl Net {
             names: Names::default(),
             asked: Asked::default(),
             last: 0,
+            last_listener: LISTENERS,
         };
+        let added = loopback::add_block(names::BLOCK);
+        added.map_err(Error::during("give the loopback interface addresses of names"))?;
         net.watch_datagrams().map_err(during("listen for questions"))?;
         let localhost = Ipv4Addr::LOCALHOST;
         net.listen(localhost, DNS_PORT, Way::Names).map_err(during("listen for questions"))?;
@@ -104,7 +109,8 @@ impl Net {
     fn listen(&mut self, address: Ipv4Addr, port: u16, way: Way) -> std::io::Result<()> {
         let listener = TcpListener::bind((address, port))?;
         listener.set_nonblocking(true)?;
-        let token = LISTENERS + self.listeners.len() as u64;
+        self.last_listener += 1;
+        let token = self.last_listener;
         epoll::add(&self.epoll, &listener, EventData::new_u64(token), EventFlags::IN)?;
         self.listeners.insert(token, (listener, way));
         Ok(())
@@ -254,15 +260,16 @@ impl Net {
 
     /// The host said at which ports a name may be reached, or that it may not.
     fn named(&mut self, name: &str, ports: Option<Vec<u16>>, outbox: &mut Outgoing) {
-        let answer = match ports.map(|ports| (self.names.address(name), ports)) {
+        let given = ports.map(|ports| (self.names.address(name, Instant::now()), ports));
+        let answer = match given {
             None => dns::Answer::Unknown,
             Some((None, _)) => dns::Answer::Failed,
-            Some((Some(address), ports)) => {
+            Some((Some(Given { address, again }), ports)) => {
+                if again {
+                    self.stop_listening(address);
+                }
                 for port in ports {
-                    let there = self.listeners.values().any(|(listener, _)| {
-                        listener.local_addr().is_ok_and(|at| at == (address, port).into())
-                    });
-                    if !there && self.listeners.len() < MAX_LISTENERS {
+                    if !self.is_listening(address, port) && self.listeners.len() < MAX_LISTENERS {
                         // A port that a program holds on all addresses is that program's.
                         let _listening = self.listen(address, port, Way::To(name.into(), port));
                     }
@@ -273,6 +280,18 @@ impl Net {
         for waiter in self.names.waited(name) {
             self.tell(&waiter, answer, outbox);
         }
+    }
+
+    fn is_listening(&self, address: Ipv4Addr, port: u16) -> bool {
+        let at = |listener: &TcpListener| listener.local_addr().ok();
+        self.listeners.values().any(|(listener, _)| at(listener) == Some((address, port).into()))
+    }
+
+    /// The address is another name's from now on. Connections that are open stay with theirs.
+    fn stop_listening(&mut self, address: Ipv4Addr) {
+        self.listeners.retain(|_, (listener, _)| {
+            listener.local_addr().is_ok_and(|at| at.ip() != std::net::IpAddr::from(address))
+        });
     }
 
     /// Takes what the host says of a stream.

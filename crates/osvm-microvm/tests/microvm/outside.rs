@@ -5,6 +5,7 @@ use crate::persistent::Client;
 use osvm_broker::{Broker, NoSecrets, Protected};
 use osvm_microvm::{Cloned, Outside, Persistent};
 use osvm_policy::{Config, Env, Resolved};
+use osvm_protocol::linux::net::MAX_STREAMS;
 use osvm_protocol::message::RpcError;
 use osvm_runtime::{
     CallId, Cancel, HostRequest, HostServices, LongGuest, LongGuests, OnBehalf, Reach, Trace,
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 /// A server of this host that answers every connection alike.
 fn serve(answer: fn(&mut BufReader<&TcpStream>) -> String) -> u16 {
@@ -51,6 +52,26 @@ fn echo() -> u16 {
         stream.read_to_string(&mut text).unwrap();
         text
     })
+}
+
+/// An echo server whose answers begin when `count` connections stand: each gets a `+`, then its own bytes.
+fn crowd(count: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let all = Arc::new(Barrier::new(count));
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let all = Arc::clone(&all);
+            std::thread::spawn(move || {
+                all.wait();
+                connection.write_all(b"+").unwrap();
+                let mut text = String::new();
+                connection.read_to_string(&mut text).unwrap();
+                connection.write_all(text.as_bytes()).unwrap();
+            });
+        }
+    });
+    port
 }
 
 fn policy(egress: &Value) -> Resolved {
@@ -227,4 +248,28 @@ fn a_clone_reaches_what_its_call_may() {
     let host = bench.host.clone().with_outside(outside.clone());
     let server = Cloned::new(host, recipe, 0).unwrap();
     check(&server, &outside, &policy, web, echo);
+}
+
+#[test]
+fn as_many_connections_as_a_guest_may_have_stand_at_once_and_hold_up_nothing_else() {
+    let Some(bench) = Bench::new() else { return };
+    let Some(mut recipe) = bench.recipe(Runtime::Python) else { return };
+    recipe.network = true;
+    let port = crowd(MAX_STREAMS);
+    let policy = policy(&json!([{"host": "a.test", "methods": ["CONNECT"], "ports": [port]}]));
+    let outside = outside(&policy);
+    let server = Persistent::new(bench.host.clone().with_outside(outside.clone()), recipe);
+    let mut call = Call::begin(&server, &outside, &policy);
+    let arguments = json!({"host": "a.test", "port": port, "count": MAX_STREAMS});
+    let told: Value = serde_json::from_str(&call.tool("crowd", &arguments)).unwrap();
+    assert_eq!(told["heads"], "+".repeat(MAX_STREAMS));
+    let back: Vec<_> = (0..MAX_STREAMS).map(|number| number.to_string()).collect();
+    assert_eq!(told["back"], json!(back));
+    // One too many is hung up on; a name is told, and its address is one that programs take for public.
+    let more = told["more"].as_str().unwrap();
+    assert!(more == "got " || more.starts_with("failed: "), "{more}");
+    assert_eq!(told["public"], true);
+    let told = call.end();
+    let connections = told.iter().filter(|(method, ..)| method == "CONNECT");
+    assert_eq!(connections.filter(|(.., done)| *done).count(), MAX_STREAMS);
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 const FETCH: Sample = Sample {
     name: "fetch",
-    // The address of every name in a guest is one of the guest's own, and the server would refuse it
-    // for that. Which addresses are private is osvm's to see.
+    // The tests' own web server is at an address that is written down, 127.0.0.1, and the server by itself
+    // refuses that one.
     build: &["--pypi", "mcp-server-fetch==2026.10.19", "--arg=--allow-private-ips"],
     command: &["uvx", "mcp-server-fetch@2026.10.19", "--allow-private-ips"],
     env: &[],
@@ -68,6 +68,30 @@ fn a_fetching_server_reaches_what_is_allowed_and_nothing_else() {
     assert!(elsewhere.contains("received status 403"), "{elsewhere}");
     assert_eq!(reached(&home), [json!(["GET", other.port, "/robots.txt", null, true])]);
     assert_eq!(other.connections(), 0);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_name_has_an_address_that_a_server_takes_for_public() {
+    let rule = json!({"host": "allowed.test", "ports": [80]});
+    let strict = ["/usr/bin/python3.11", "-s", "-B", "/app/start.py"];
+    let options = json!({"execution_mode": "microvm", "timeout_secs": 120,
+        "network_enabled": true, "egress": [rule], "server_command": strict});
+    let Some(home) = home(&FETCH, &options) else { return };
+
+    let refused = fetch(&home, "http://127.0.0.1/page");
+    assert!(refused.contains("not a public address"), "{refused}");
+    // The server asks for the page; that there is no such name, the host finds.
+    let missing = fetch(&home, "http://allowed.test/page");
+    assert!(!missing.contains("public address"), "{missing}");
+    let all = osvm(&home, &["receipts", "export"]).output().unwrap().stdout;
+    let receipt = String::from_utf8(all).unwrap().lines().last().unwrap().to_owned();
+    let receipt: Value = serde_json::from_str(&receipt).unwrap();
+    let asked = receipt["reaches"].as_array().unwrap().iter().any(|reach| {
+        let http = &reach["http"];
+        http["method"] == "GET" && http["host"] == "allowed.test" && http["path"] == "/robots.txt"
+    });
+    assert!(asked, "{receipt}");
     home.assert_nothing_left();
 }
 
