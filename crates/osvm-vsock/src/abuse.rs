@@ -7,7 +7,8 @@
 use std::fmt;
 use thiserror::Error;
 
-/// The three rings of a vsock device, by their index in the transport.
+/// The rings of a device: the three of a vsock device by their index in the transport, and the one
+/// of a device that has no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueName {
     /// Host to guest, index 0.
@@ -16,6 +17,8 @@ pub enum QueueName {
     Tx,
     /// Device events, index 2.
     Event,
+    /// Requests, where requests are all there is: a block device.
+    Requests,
 }
 
 impl fmt::Display for QueueName {
@@ -24,6 +27,7 @@ impl fmt::Display for QueueName {
             Self::Rx => "rx",
             Self::Tx => "tx",
             Self::Event => "event",
+            Self::Requests => "requests",
         })
     }
 }
@@ -76,7 +80,7 @@ pub enum Abuse {
     /// A buffer the device must read is write-only, or the other way round.
     #[error("queue `{0}` has a buffer of the wrong direction")]
     WrongDirection(QueueName),
-    /// A buffer is too short for a packet header or an event.
+    /// A chain is too short for the header, the event or the answer that belongs into it.
     #[error("queue `{queue}` has a buffer of {len} bytes, too short for a header")]
     BufferTooShort {
         /// Which queue.

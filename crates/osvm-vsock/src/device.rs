@@ -5,6 +5,8 @@
 //! - One look at a queue handles at most as many buffers as it has entries, so a guest that adds
 //!   them while it is looked at can't keep the device busy for ever.
 //! - A buffer is taken for the guest only when there is something to put into it.
+//! - After a transport reset nothing goes to the guest before its driver has dealt with the event.
+//!   Linux ends every connection it knows at that moment, so a new one must not come before.
 //! - While nothing waits for buffers, the guest is asked not to notify the rx queue: each
 //!   notification is an exit from the guest, and the next packet finds new buffers anyway.
 //!
@@ -13,16 +15,15 @@
 //! - What packets mean: see `mux` and `connection`. What chains may look like: see `chain`.
 
 use crate::abuse::{Abuse, QueueName};
-use crate::chain::{self, Chain};
+use crate::chain::{self, Chain, wants_interrupt};
 use crate::mux::Mux;
 use crate::packet::{HEADER_BYTES, HEADER_LEN, Header};
 use osvm_protocol::Cid;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::{GuestMemory, Permissions};
 
 /// What one look at a queue did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +90,19 @@ pub struct Device {
     rx: Chain,
     tx: Chain,
     event: Chain,
-    tell_reset: bool,
+    transport_reset: TransportReset,
+}
+
+/// How far the guest's driver knows that its connections are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TransportReset {
+    /// As far as it needs to: there was none, or the driver has dealt with it.
+    Known,
+    /// There is no event yet.
+    ToTell,
+    /// The event is in the guest's buffer, which was taken while the available index was this.
+    /// A driver makes the buffer available again when it has dealt with the event.
+    Told { available: u16 },
 }
 
 impl Device {
@@ -104,7 +117,7 @@ impl Device {
             rx: Chain::new(QueueName::Rx, Permissions::Write),
             tx: Chain::new(QueueName::Tx, Permissions::Read),
             event: Chain::new(QueueName::Event, Permissions::Write),
-            tell_reset: false,
+            transport_reset: TransportReset::Known,
         })
     }
 
@@ -207,9 +220,12 @@ impl Device {
         mem: &M,
         rx: &mut Queue,
     ) -> Result<Progress, Abuse> {
+        let mut progress = Progress::default();
+        if self.transport_reset != TransportReset::Known {
+            return Ok(progress);
+        }
         chain::check(mem, rx, QueueName::Rx)?;
         let outside = |_| Abuse::RingOutsideMemory(QueueName::Rx);
-        let mut progress = Progress::default();
         while self.mux.wants_guest() {
             if rx.size() <= progress.used {
                 progress.more = rx.enable_notification(mem).map_err(outside)?;
@@ -241,7 +257,8 @@ impl Device {
         Ok(progress)
     }
 
-    /// Tells the guest about a transport reset, once it has a buffer for that.
+    /// Tells the guest about a transport reset, once it has a buffer for that, and notes when the
+    /// driver has dealt with it. Follow with [`Device::process_rx`], for what waited for that.
     ///
     /// # Errors
     ///
@@ -255,17 +272,25 @@ impl Device {
         const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
         const LEN: u32 = 4;
         let mut progress = Progress::default();
-        if !self.tell_reset {
+        if self.transport_reset == TransportReset::Known {
             return Ok(progress);
         }
         chain::check(mem, event, QueueName::Event)?;
+        let outside = Abuse::RingOutsideMemory(QueueName::Event);
+        let available = event.avail_idx(mem, Ordering::Acquire).map_err(|_| outside)?.0;
+        if let TransportReset::Told { available: before } = self.transport_reset {
+            if before != available {
+                self.transport_reset = TransportReset::Known;
+            }
+            return Ok(progress);
+        }
         if self.event.next(mem, event)? {
             if self.event.len() < LEN.into() {
                 return Err(self.event.too_short());
             }
             self.event.write(mem, 0, &TRANSPORT_RESET)?;
             self.event.give_back(mem, event, LEN)?;
-            self.tell_reset = false;
+            self.transport_reset = TransportReset::Told { available };
             progress.used = 1;
         }
         progress.interrupt = wants_interrupt(mem, event, progress.used, QueueName::Event)?;
@@ -273,16 +298,28 @@ impl Device {
     }
 
     /// Ends all connections because the guest goes on elsewhere, as after a snapshot: its driver
-    /// is told by an event to forget them too. Follow with [`Device::process_event`].
+    /// is told by an event to forget them too. New connections wait until it has. Follow with
+    /// [`Device::process_event`].
     pub fn transport_reset(&mut self) {
         self.mux.forget_guest();
-        self.tell_reset = true;
+        self.transport_reset = TransportReset::ToTell;
     }
 
     /// The driver reset the device: ends all connections, except those it has not seen yet.
     pub fn driver_reset(&mut self) {
         self.mux.forget_guest();
-        self.tell_reset = false;
+        self.transport_reset = TransportReset::Known;
+    }
+
+    /// Port of the host's side of the next connection the host makes, if it is free.
+    pub(crate) fn next_port(&self) -> u32 {
+        self.mux.next_port()
+    }
+
+    /// Goes on where another device has stopped, which had come to `next_port`: no port that its
+    /// guest may still speak of is used for a new connection.
+    pub(crate) fn succeed(&mut self, next_port: u32) {
+        self.mux.succeed(next_port);
     }
 
     /// Bytes the guest has sent on its connections so far: 0 until it has something to say.
@@ -295,23 +332,4 @@ impl Device {
     pub fn take_events(&mut self) -> impl Iterator<Item = Event> + use<'_> {
         self.mux.take_events()
     }
-}
-
-/// Whether the driver wants to hear of `used` buffers that were just given back to it.
-fn wants_interrupt<M: GuestMemory>(
-    mem: &M,
-    queue: &mut Queue,
-    used: u16,
-    name: QueueName,
-) -> Result<bool, Abuse> {
-    let outside = Abuse::RingOutsideMemory(name);
-    if used == 0 {
-        return Ok(false);
-    }
-    if queue.event_idx_enabled() {
-        return queue.needs_notification(mem).map_err(|_| outside);
-    }
-    let flags = mem.load(GuestAddress(queue.avail_ring()), Ordering::Relaxed);
-    let flags = u16::from_le(flags.map_err(|_| outside)?);
-    Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
 }

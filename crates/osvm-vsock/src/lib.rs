@@ -11,7 +11,8 @@
 //! The device knows neither a hypervisor nor a transport: it is given guest memory and queues of
 //! the rust-vmm crates, and one end of a stream socket for each connection. [`mmio::Vsock`] puts
 //! virtio-mmio registers in front of it, for a VMM that handles the guest's loads and stores
-//! itself.
+//! itself. [`mmio::Registers`] and [`chain::Chain`] know nothing of vsock: the VMM's other devices
+//! use them too.
 //!
 //! # How packets flow
 //!
@@ -61,7 +62,7 @@
 extern crate self as osvm_vsock;
 
 mod abuse;
-mod chain;
+pub mod chain;
 mod connection;
 mod credit;
 mod device;

@@ -101,6 +101,15 @@ impl Mux {
         self.epoll.as_fd()
     }
 
+    pub(crate) fn next_port(&self) -> u32 {
+        self.next_port
+    }
+
+    /// Goes on with the ports at `port`; services keep theirs.
+    pub(crate) fn succeed(&mut self, port: u32) {
+        self.next_port = port.clamp(FIRST_PORT, u32::MAX - 1);
+    }
+
     pub(crate) fn payload_from_guest(&self) -> u64 {
         self.payload
     }
