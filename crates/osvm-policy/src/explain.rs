@@ -96,6 +96,7 @@ fn options(resolved: &Resolved) -> Vec<ExplainedOption> {
             ("life", json!(resolved.life)),
             ("image", json!(resolved.image)),
             ("idle_secs", json!(resolved.idle.as_secs())),
+            ("ping_secs", json!(resolved.ping.unwrap_or_default().as_secs())),
         ]);
         if let Some(workspace) = &resolved.workspace {
             values.push(("workspace", json!(workspace)));

@@ -46,6 +46,7 @@ pub(crate) struct Server {
     pub(crate) life: Option<Spanned<Life>>,
     pub(crate) image: Option<Spanned<String>>,
     pub(crate) idle_secs: Option<Spanned<u32>>,
+    pub(crate) ping_secs: Option<Spanned<u32>>,
     pub(crate) workspace: Option<Spanned<Workspace>>,
     pub(crate) tools: BTreeMap<String, Table>,
 }
@@ -70,6 +71,8 @@ pub(crate) struct Table {
 const MAX_TIMEOUT: u32 = 3600;
 /// Longest `idle_secs`, in seconds: a week.
 const MAX_IDLE: u32 = 7 * 24 * 3600;
+/// Longest `ping_secs`, in seconds: an hour.
+const MAX_PING: u32 = 3600;
 /// What any guest may have: the narrower limits of a mode are for [`crate::check`].
 const ANY_MEMORY: (u32, u32) = (16, 65_536);
 const ANY_VCPUS: (u32, u32) = (1, 16);
@@ -135,6 +138,9 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
     let idle_secs = fields.take_spanned(reader, "idle_secs", |node, reader| {
         int(&node, reader, (1, MAX_IDLE), "an unused microVM is kept", "seconds")
     });
+    let ping_secs = fields.take_spanned(reader, "ping_secs", |node, reader| {
+        int(&node, reader, (0, MAX_PING), "a server that lives on is asked every", "seconds")
+    });
     let workspace = fields
         .take_spanned(reader, "workspace", |node, reader| mount::workspace(&node, reader, env));
     let tools = fields.take(reader, "tools", |node, reader| {
@@ -151,6 +157,7 @@ fn server<'a>(node: Node<'a, '_>, reader: &mut Reader<'a>, env: &Env) -> Option<
         life,
         image,
         idle_secs,
+        ping_secs,
         workspace,
         tools: tools.unwrap_or_default(),
     })

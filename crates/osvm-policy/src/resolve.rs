@@ -59,6 +59,8 @@ pub struct Resolved {
     pub image: String,
     /// In mode `microvm`: how long a microVM without calls is kept.
     pub idle: Duration,
+    /// In mode `microvm`: how often a server that lives on is asked whether it does; nothing for never.
+    pub ping: Option<Duration>,
     /// In mode `microvm`: the host directory of which the server's guests get copies.
     pub workspace: Option<Workspace>,
     /// What the user should know before trusting this.
@@ -150,6 +152,7 @@ pub(crate) mod built_in {
     pub(crate) const TIMEOUT_SECS: u32 = 30;
     pub(crate) const LIFE: Life = Life::Clone;
     pub(crate) const IDLE_SECS: u32 = 300;
+    pub(crate) const PING_SECS: u32 = 15;
     /// The public endpoint of the main network.
     pub(crate) const SOLANA_RPC_URL: &str = "https://api.mainnet-beta.solana.com";
 }
@@ -384,6 +387,13 @@ pub(crate) fn resolve(
             scope.server_only("idle_secs", |s| s.idle_secs.as_ref()),
             || built_in::IDLE_SECS,
         ))),
+        ping: Some(taker.take(
+            "ping_secs",
+            scope.server_only("ping_secs", |s| s.ping_secs.as_ref()),
+            || built_in::PING_SECS,
+        ))
+        .filter(|seconds| 0 < *seconds)
+        .map(|seconds| Duration::from_secs(u64::from(seconds))),
         workspace: None,
         warnings: Vec::new(),
         origins: Origins::default(),

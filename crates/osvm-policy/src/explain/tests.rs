@@ -72,6 +72,7 @@ server_command        ["node","x.js"]           line 15 `mcp_servers.big.server_
 life                  "clone"                   built-in default
 image                 "big"                     built-in default
 idle_secs             300                       built-in default
+ping_secs             15                        built-in default
 "#,
     );
 }

@@ -171,3 +171,27 @@ fn without_a_setting_the_chain_is_the_main_network() {
     assert_eq!(resolved.env_vars[0].1, "https://api.mainnet-beta.solana.com");
     assert_eq!(resolved.warnings, []);
 }
+
+#[test]
+fn a_server_that_lives_on_is_asked_as_often_as_the_file_says() {
+    let ping = |member: &str| {
+        let text = format!(r#"{{"mcp_servers":{{"s":{{"execution_mode":"microvm"{member}}}}}}}"#);
+        parse(&text).resolve("s", "").ping
+    };
+    assert_eq!(ping(""), Some(Duration::from_secs(15)));
+    assert_eq!(ping(r#","ping_secs":2"#), Some(Duration::from_secs(2)));
+    assert_eq!(ping(r#","ping_secs":0"#), None);
+}
+
+#[test]
+fn what_a_microvm_does_not_have_is_warned_of() {
+    let config = parse(
+        r#"{"mcp_servers":{"s":{"execution_mode":"microvm","vcpus":2,
+            "mounts":[{"host_path":"/h","guest_path":"/g"}],
+            "tools":{"echo":{"execution_mode":"unikernel","vcpus":1,"mounts":[]}}}}}"#,
+    );
+    let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    let [vcpus, mounts] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(vcpus.starts_with("line 1 ") && vcpus.contains("2 vCPUs: a microVM has 1"), "{vcpus}");
+    assert!(mounts.contains("`mounts` has no effect"), "{mounts}");
+}

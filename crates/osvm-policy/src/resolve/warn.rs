@@ -73,8 +73,20 @@ pub(super) fn warnings(
         }
         (true, false) | (false, true) => {}
     }
-    if resolved.mode != ExecutionMode::MicroVm {
-        for option in ["life", "image", "idle_secs", "workspace"] {
+    if resolved.mode == ExecutionMode::MicroVm {
+        if 1 < resolved.vcpus {
+            let message = format!(
+                "{} vCPUs: a microVM has 1, because its kernel is built for one processor",
+                resolved.vcpus
+            );
+            warn("vcpus", message);
+        }
+        if !resolved.mounts.is_empty() {
+            let message = "`mounts` has no effect in a microVM: use `workspace`";
+            warn("mounts", message.into());
+        }
+    } else {
+        for option in ["life", "image", "idle_secs", "ping_secs", "workspace"] {
             if resolved.origins.location(option).is_some() && resolved.tool.is_empty() {
                 warn(option, format!("`{option}` has an effect only in mode `microvm`"));
             }
