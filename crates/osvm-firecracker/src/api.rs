@@ -30,16 +30,29 @@ pub enum ApiError {
     },
 }
 
-/// Sends `PUT path` with a JSON body and waits for the answer, which is 204 when it is good.
-pub(crate) fn put(
+/// What is to be done with what a path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Method {
+    Put,
+    Patch,
+}
+
+/// Sends an order with a JSON body and waits for the answer, which is 204 when it is good. Further
+/// orders may follow on the same stream.
+pub(crate) fn send(
     stream: &mut GuestStream,
+    method: Method,
     path: &str,
     body: &str,
     deadline: Instant,
 ) -> Result<(), ApiError> {
+    let method = match method {
+        Method::Put => "PUT",
+        Method::Patch => "PATCH",
+    };
     let len = body.len();
     let request = format!(
-        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes(), deadline)?;
     let mut answer = Vec::new();

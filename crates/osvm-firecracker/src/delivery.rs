@@ -38,7 +38,7 @@ const JAILS: &str = "/srv/jailer";
 pub(crate) struct Delivery {
     /// Arguments of the guard.
     pub(crate) args: Vec<OsString>,
-    /// Descriptors for it, and their numbers.
+    /// Descriptors for it but the console, and their numbers.
     pub(crate) fds: Vec<(OwnedFd, i32)>,
     /// Where the sockets will be.
     pub(crate) paths: Paths,
@@ -48,12 +48,24 @@ pub(crate) struct Delivery {
     pub(crate) metrics: File,
 }
 
-/// Delivers by descriptors.
-pub(crate) fn plain(
+/// What a Firecracker outside of a jail gets by descriptors.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    /// The file it boots from. Without one it waits for orders.
+    pub(crate) config: Option<&'a str>,
+    /// Descriptors of its own, and their numbers.
+    pub(crate) fds: Vec<(OwnedFd, i32)>,
+    /// Which of these is a file with a path, that the guard would not let it open.
+    pub(crate) file: Option<i32>,
+    /// The lock on the guest's CID.
+    pub(crate) lease: Option<&'a OwnedFd>,
+}
+
+/// Delivers a unikernel by descriptors.
+pub(crate) fn unikernel(
     firecracker: &Path,
     runtime_dir: &Path,
     spec: &MachineSpec,
-    console: OwnedFd,
 ) -> io::Result<Delivery> {
     let paths = Paths::new(runtime_dir, Path::new(""))?;
     let config = text(Guest {
@@ -61,29 +73,38 @@ pub(crate) fn plain(
         cid: spec.cid,
         vsock: &paths.vsock(),
         image: Path::new(&fd_path(fd::IMAGE)),
-        boot_page: Path::new(&fd_path(fd::BOOT_PAGE)),
+        initrd: Path::new(&fd_path(fd::INITRD)),
+        kernel_line: "",
+        root: None,
     })?;
+    let fds = vec![
+        (spec.image.file.try_clone()?.into(), fd::IMAGE),
+        (memory_file("osvm-boot-page", &spec.boot_page)?.into(), fd::INITRD),
+    ];
+    let lease = spec.lease.as_deref();
+    plain(firecracker, paths, Parts { config: Some(&config), fds, file: None, lease })
+}
+
+/// Delivers by descriptors.
+pub(crate) fn plain(firecracker: &Path, paths: Paths, parts: Parts<'_>) -> io::Result<Delivery> {
     let log = memory_file("firecracker-log", b"")?;
     let metrics = memory_file("firecracker-metrics", b"")?;
-    let mut fds = vec![
-        (spec.image.file.try_clone()?.into(), fd::IMAGE),
-        (memory_file("osvm-boot-page", &spec.boot_page)?.into(), fd::BOOT_PAGE),
-        (console, fd::CONSOLE),
-        (memory_file("firecracker-config", config.as_bytes())?.into(), fd::CONFIG),
-        (log.try_clone()?.into(), fd::LOG),
-        (metrics.try_clone()?.into(), fd::METRICS),
-    ];
-    if let Some(lease) = &spec.lease {
+    let Parts { config, mut fds, file, lease } = parts;
+    fds.push((log.try_clone()?.into(), fd::LOG));
+    fds.push((metrics.try_clone()?.into(), fd::METRICS));
+    if let Some(lease) = lease {
         fds.push((lease.try_clone()?, fd::LEASE));
     }
     let mut args = guard();
+    if let Some(file) = file {
+        args.extend(["--read".into(), fd_path(file).into()]);
+    }
     args.extend(["--write".into(), paths.folder().into(), firecracker.into()]);
-    args.extend(firecracker_args(
-        &paths.api(),
-        &fd_path(fd::CONFIG),
-        &fd_path(fd::LOG),
-        &fd_path(fd::METRICS),
-    ));
+    args.extend(firecracker_args(&paths.api(), &fd_path(fd::LOG), &fd_path(fd::METRICS)));
+    if let Some(config) = config {
+        fds.push((memory_file("firecracker-config", config.as_bytes())?.into(), fd::CONFIG));
+        args.extend(["--config-file".into(), fd_path(fd::CONFIG).into()]);
+    }
     Ok(Delivery { args, fds, paths, log, metrics })
 }
 
@@ -93,7 +114,6 @@ pub(crate) fn jailed(
     firecracker: &Path,
     runtime_dir: &Path,
     spec: &MachineSpec,
-    console: OwnedFd,
 ) -> io::Result<Delivery> {
     let id = format!("osvm-{}-{}", std::process::id(), spec.cid);
     let name = firecracker.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -106,7 +126,9 @@ pub(crate) fn jailed(
         cid: spec.cid,
         vsock: Path::new("/vsock"),
         image: Path::new("/image"),
-        boot_page: Path::new("/boot-page"),
+        initrd: Path::new("/boot-page"),
+        kernel_line: "",
+        root: None,
     })?;
     let mut image = File::options().write(true).create_new(true).open(root.join("image"))?;
     copy(&spec.image.file, &mut image)?;
@@ -126,8 +148,9 @@ pub(crate) fn jailed(
     args.extend(["--exec-file".into(), firecracker.into()]);
     args.extend(["--uid".into(), uid.to_string().into(), "--gid".into(), uid.to_string().into()]);
     args.extend(["--chroot-base-dir".into(), paths.folder().into(), "--".into()]);
-    args.extend(firecracker_args(Path::new("/api"), "/config", "/log", "/metrics"));
-    Ok(Delivery { args, fds: vec![(console, fd::CONSOLE)], paths, log, metrics })
+    args.extend(firecracker_args(Path::new("/api"), "/log", "/metrics"));
+    args.extend(["--config-file".into(), "/config".into()]);
+    Ok(Delivery { args, fds: Vec::new(), paths, log, metrics })
 }
 
 /// Copies a file whose position is shared with other boots of the same image.
@@ -164,12 +187,10 @@ fn guard() -> Vec<OsString> {
     vec!["guard".into(), "--stdout".into(), fd::CONSOLE.to_string().into()]
 }
 
-fn firecracker_args(api: &Path, config: &str, log: &str, metrics: &str) -> [OsString; 10] {
+fn firecracker_args(api: &Path, log: &str, metrics: &str) -> [OsString; 8] {
     [
         "--api-sock".into(),
         api.into(),
-        "--config-file".into(),
-        config.into(),
         "--log-path".into(),
         log.into(),
         "--level".into(),

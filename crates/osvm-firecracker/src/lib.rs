@@ -6,6 +6,9 @@
 //!                                                  └──▶ GuestStream
 //! ```
 //!
+//! Unikernels are booted by [`FirecrackerBackend`], Linux guests and copies of them by
+//! [`FirecrackerLinux`].
+//!
 //! # Invariants
 //!
 //! - Firecracker never outlives osvm: the guard ties it to the lifeline before it becomes
@@ -21,21 +24,21 @@
 mod api;
 mod config;
 mod delivery;
+mod linux;
 mod machine;
+mod program;
 mod sockets;
 mod version;
 
 pub use api::ApiError;
+pub use linux::FirecrackerLinux;
 pub use machine::FirecrackerMachine;
 pub use sockets::sweep;
 pub use version::Version;
 
-use osvm_vmm::{Backend, BootError, Machine, MachineSpec};
-use rustix::fs::{Access, access};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use osvm_vmm::{Backend, BootError, Death, Machine, MachineSpec};
+use program::Program;
+use std::path::PathBuf;
 
 /// The program's name.
 pub const PROGRAM: &str = "firecracker";
@@ -46,18 +49,15 @@ pub const FIX: &str = "put a release of Firecracker on `PATH`, or name it by `OS
 /// Boots guests under Firecracker.
 #[derive(Debug)]
 pub struct FirecrackerBackend {
-    firecracker: PathBuf,
-    guard: PathBuf,
+    program: Program,
     jailer: Option<PathBuf>,
-    runtime_dir: PathBuf,
-    version: OnceLock<Option<Version>>,
 }
 
 impl FirecrackerBackend {
     /// A backend that runs `firecracker`, started by the program `guard` (`osvm-vm`), with its
     /// sockets made in `runtime_dir`, which must be private to the user.
     pub fn new(firecracker: PathBuf, guard: PathBuf, runtime_dir: PathBuf) -> Self {
-        Self { firecracker, guard, jailer: None, runtime_dir, version: OnceLock::new() }
+        Self { program: Program::new(firecracker, guard, runtime_dir), jailer: None }
     }
 
     /// The same, with each Firecracker in a chroot of its own under a user id of its own. Needs
@@ -69,11 +69,7 @@ impl FirecrackerBackend {
 
     /// Which release it is; asked once. `None` when the program says nothing that is understood.
     pub fn version(&self) -> Option<Version> {
-        *self.version.get_or_init(|| {
-            let mut command = Command::new(&self.firecracker);
-            command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null());
-            Version::parse(str::from_utf8(&command.output().ok()?.stdout).ok()?)
-        })
+        self.program.version()
     }
 }
 
@@ -83,33 +79,32 @@ impl Backend for FirecrackerBackend {
     }
 
     fn probe(&self) -> Result<(), BootError> {
-        let check = |program: &Path, fix| {
-            access(program, Access::EXEC_OK).map_err(|error| BootError::Program {
-                program: program.to_owned(),
-                source: error.into(),
-                fix,
-            })
-        };
-        check(&self.firecracker, FIX)?;
-        check(&self.guard, "build it with `cargo build --release -p osvm --bins`")?;
-        let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm");
-        kvm.map_err(BootError::OpenKvm)?;
-        match self.version() {
-            Some(version) if version.boots() => Ok(()),
-            Some(version) => Err(BootError::Unsupported {
-                backend: "firecracker",
-                what: format!("what osvm needs: it is version {version}, and 1.4 to 1.x is known"),
-            }),
-            None => Err(BootError::Program {
-                program: self.firecracker.clone(),
-                source: io::Error::other("it does not say which version it is"),
-                fix: FIX,
-            }),
+        let version = self.program.check()?;
+        if version.boots() {
+            return Ok(());
         }
+        Err(BootError::Unsupported {
+            backend: "firecracker",
+            what: format!("what osvm needs: it is version {version}, and 1.4 to 1.x is known"),
+        })
     }
 
     fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         self.probe()?;
-        Ok(Box::new(machine::boot(self, spec)?))
+        let Program { firecracker, runtime_dir, .. } = &self.program;
+        let delivery = match &self.jailer {
+            Some(jailer) => delivery::jailed(jailer, firecracker, runtime_dir, spec),
+            None => delivery::unikernel(firecracker, runtime_dir, spec),
+        };
+        let delivery =
+            delivery.map_err(|source| BootError::Host { what: "files for Firecracker", source })?;
+        let console = spec.console.try_clone();
+        let console = console.map_err(|source| BootError::Host { what: "a descriptor", source })?;
+        // Firecracker ends with 0 when the processor shuts down, which a unikernel of ours only
+        // does by a triple fault.
+        let at_zero = Death::TripleFault;
+        let guard = &self.program.guard;
+        let machine = machine::start(guard, delivery, spec.cid, spec.memory, console, at_zero);
+        Ok(Box::new(machine?))
     }
 }

@@ -1,8 +1,8 @@
 //! One guest under Firecracker: started, connected to, killed, reaped.
 //!
 //! ```text
-//! boot: files, console ──▶ guard ──exec──▶ Firecracker   (VmProcess)
-//! connect: claim the sockets ──▶ "CONNECT 5252" ──▶ "OK port"  (GuestStream)
+//! start: files, console ──▶ guard ──exec──▶ Firecracker   (VmProcess)
+//! connect: claim the socket ──▶ "CONNECT 5252" ──▶ "OK port"  (GuestStream)
 //! drop: kill, reap, join the console's thread, in this order
 //! ```
 //!
@@ -11,19 +11,21 @@
 //! - What Firecracker is told: [`crate::config`]. How it gets that: [`crate::delivery`]. Its
 //!   sockets: [`crate::sockets`].
 
-use crate::FirecrackerBackend;
-use crate::api::{ApiError, put};
-use crate::delivery::{self, Delivery};
-use crate::sockets::{LOOK, Paths, Sockets, claim_deadline};
+use crate::api::{ApiError, Method, send};
+use crate::config::fd;
+use crate::delivery::Delivery;
+use crate::program::BUILD;
+use crate::sockets::{LOOK, Socket, Sockets, claim_deadline};
+use osvm_protocol::Cid;
 use osvm_vmm::process::{Launch, VmProcess};
 use osvm_vmm::{
-    BootError, ConnectError, Console, Death, GuestStream, Killer, Machine, MachineSpec, MemoryMib,
-    Usage, clean,
+    BootError, ConnectError, Console, Death, GuestStream, Killer, Machine, MemoryMib, Usage, clean,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,48 +39,48 @@ const MAX_REASON: usize = 1024;
 #[derive(Debug)]
 pub struct FirecrackerMachine {
     process: VmProcess,
-    // Gone as soon as the guest has answered: by then everything in the folder has been opened.
-    paths: Option<Paths>,
-    sockets: Option<Sockets>,
+    // Without names as soon as the guest has answered: by then everything in the folder has been
+    // opened.
+    sockets: Sockets,
     console: Option<JoinHandle<Option<String>>>,
     log: File,
     metrics: File,
     memory: MemoryMib,
+    at_zero: Death,
 }
 
-/// Starts a guest.
-pub(crate) fn boot(
-    backend: &FirecrackerBackend,
-    spec: &MachineSpec,
+/// Starts Firecracker with what it is to run. The guest's console goes to `console`; `at_zero` is
+/// what became of the guest where Firecracker ends and finds nothing wrong.
+pub(crate) fn start(
+    guard: &Path,
+    delivery: Delivery,
+    cid: Cid,
+    memory: MemoryMib,
+    console: File,
+    at_zero: Death,
 ) -> Result<FirecrackerMachine, BootError> {
     let host = |what| move |source: io::Error| BootError::Host { what, source };
     let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-    let (console, console_end) = pair.map_err(|error| host("a socket")(error.into()))?;
-    let FirecrackerBackend { firecracker, runtime_dir, .. } = backend;
-    let delivery = match &backend.jailer {
-        Some(jailer) => delivery::jailed(jailer, firecracker, runtime_dir, spec, console_end),
-        None => delivery::plain(firecracker, runtime_dir, spec, console_end),
-    };
-    let Delivery { args, fds, paths, log, metrics } =
-        delivery.map_err(host("files for Firecracker"))?;
+    let (words, words_end) = pair.map_err(|error| host("a socket")(error.into()))?;
+    let Delivery { args, mut fds, paths, log, metrics } = delivery;
+    fds.push((words_end, fd::CONSOLE));
     let stdin = File::open("/dev/null").map_err(host("`/dev/null`"))?;
-    let launch = Launch { program: &backend.guard, args: &args, stdin: stdin.into(), fds };
+    let launch = Launch { program: guard, args: &args, stdin: stdin.into(), fds };
     let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
-        program: backend.guard.clone(),
+        program: guard.to_owned(),
         source,
-        fix: "build it with `cargo build --release -p osvm --bins`",
+        fix: BUILD,
     })?;
-    let console_log = Console::new(spec.console.try_clone().map_err(host("a descriptor"))?);
-    let thread = std::thread::Builder::new().name(format!("osvm-cid-{}", spec.cid));
-    let console = thread.spawn(|| keep_console(&File::from(console), console_log));
+    let thread = std::thread::Builder::new().name(format!("osvm-cid-{cid}"));
+    let console = thread.spawn(|| keep_console(&File::from(words), Console::new(console)));
     Ok(FirecrackerMachine {
         process,
-        paths: Some(paths),
-        sockets: None,
+        sockets: Sockets::new(paths),
         console: Some(console.map_err(host("a thread"))?),
         log,
         metrics,
-        memory: spec.memory,
+        memory,
+        at_zero,
     })
 }
 
@@ -99,32 +101,10 @@ impl Machine for FirecrackerMachine {
     }
 
     fn connect(&mut self, port: u32, deadline: Instant) -> Result<GuestStream, ConnectError> {
-        self.claim(deadline)?;
-        // The socket exists a moment before Firecracker listens on it.
-        let mut stream = loop {
-            match self.sockets.as_ref().map(Sockets::vsock) {
-                Some(Ok(stream)) => break stream,
-                Some(Err(error)) if error.kind() != io::ErrorKind::ConnectionRefused => {
-                    return Err(error.into());
-                }
-                _ => self.pause(port, deadline)?,
-            }
-        };
-        let timed = |error: io::Error| match error.kind() {
-            io::ErrorKind::TimedOut => ConnectError::Deadline { port },
-            _ => ConnectError::Io(error),
-        };
-        match stream.write_all(format!("CONNECT {port}\n").as_bytes(), deadline) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(timed(error)),
-            _ => {}
-        }
-        match greeting(&mut stream, deadline).map_err(timed)? {
-            Greeting::Accepted => {
-                self.paths = None;
-                Ok(stream)
-            }
-            Greeting::HungUp if self.ended() => Err(ConnectError::Died(self.death())),
-            Greeting::HungUp => Err(ConnectError::Refused { port }),
+        match self.ask(port, deadline)? {
+            Some(stream) => Ok(stream),
+            None if self.ended(GRACE) => Err(ConnectError::Died(self.death())),
+            None => Err(ConnectError::Refused { port }),
         }
     }
 
@@ -151,9 +131,7 @@ impl Machine for FirecrackerMachine {
         match (last_words, status.signal(), status.code()) {
             (Some(last_words), _, _) => Death::Panicked { last_words },
             (None, Some(signal), _) => Death::Killed { signal },
-            // Firecracker ends with 0 when the processor shuts down, which a guest of ours only
-            // does by a triple fault.
-            (None, None, Some(0)) => Death::TripleFault,
+            (None, None, Some(0)) => self.at_zero.clone(),
             (None, None, code) => {
                 let (code, log) = (code.unwrap_or_default(), self.log_tail());
                 // Its words where KVM tells it of the shutdown instead of a system event.
@@ -176,38 +154,96 @@ impl FirecrackerMachine {
     ///
     /// When Firecracker is gone, or does not answer until `deadline`.
     pub fn metrics(&mut self, deadline: Instant) -> Result<String, ApiError> {
-        let claimed = self.claim(deadline);
-        claimed.map_err(|error| ApiError::Io(io::Error::other(error.to_string())))?;
-        let sockets = self.sockets.as_ref().ok_or(io::ErrorKind::NotConnected);
-        let mut api = sockets.map_err(io::Error::from)?.api()?;
-        put(&mut api, "/actions", r#"{"action_type":"FlushMetrics"}"#, deadline)?;
+        let flush = r#"{"action_type":"FlushMetrics"}"#;
+        self.order(&[(Method::Put, "/actions", flush)], deadline)?;
         Ok(read_all(&mut self.metrics, 1 << 20)?)
     }
 
-    fn claim(&mut self, deadline: Instant) -> Result<(), ConnectError> {
+    /// Has Firecracker carry out some orders, each with its method, path and body.
+    pub(crate) fn order(
+        &mut self,
+        orders: &[(Method, &str, &str)],
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        let api = self.dial(Socket::Api, osvm_protocol::PORT, deadline);
+        let mut api = api.map_err(|error| match error {
+            ConnectError::Io(error) => ApiError::Io(error),
+            ConnectError::Deadline { .. } => ApiError::Io(io::ErrorKind::TimedOut.into()),
+            died => ApiError::Io(io::Error::other(died)),
+        })?;
+        let mut each = orders.iter();
+        each.try_for_each(|(method, path, body)| send(&mut api, *method, path, body, deadline))
+    }
+
+    /// Asks the guest for a connection; `None` when Firecracker hangs up instead.
+    pub(crate) fn ask(
+        &mut self,
+        port: u32,
+        deadline: Instant,
+    ) -> Result<Option<GuestStream>, ConnectError> {
+        let mut stream = self.dial(Socket::Vsock, port, deadline)?;
+        let timed = |error: io::Error| match error.kind() {
+            io::ErrorKind::TimedOut => ConnectError::Deadline { port },
+            _ => ConnectError::Io(error),
+        };
+        match stream.write_all(format!("CONNECT {port}\n").as_bytes(), deadline) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(timed(error)),
+            _ => {}
+        }
+        match greeting(&mut stream, deadline).map_err(timed)? {
+            Greeting::Accepted => {
+                self.sockets.unname();
+                Ok(Some(stream))
+            }
+            Greeting::HungUp => Ok(None),
+        }
+    }
+
+    /// Its sockets.
+    pub(crate) fn sockets(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
+    /// Firecracker itself.
+    pub(crate) fn process(&mut self) -> &mut VmProcess {
+        &mut self.process
+    }
+
+    /// Memory that it shares with no other process, in KiB.
+    pub(crate) fn private_kb(&self) -> Option<u64> {
+        self.process.private_kb()
+    }
+
+    /// Whether Firecracker has ended, or does so `within` this time.
+    pub(crate) fn ended(&mut self, within: Duration) -> bool {
+        self.process.wait(Instant::now() + within).is_ok_and(|status| status.is_some())
+    }
+
+    /// Connects to one of Firecracker's sockets, as soon as it listens there.
+    fn dial(
+        &mut self,
+        socket: Socket,
+        port: u32,
+        deadline: Instant,
+    ) -> Result<GuestStream, ConnectError> {
         let deadline = deadline.min(claim_deadline());
-        while self.sockets.is_none() {
-            match self.paths.as_ref().and_then(Paths::claim) {
-                Some(sockets) => self.sockets = Some(sockets),
-                None => self.pause(osvm_protocol::PORT, deadline)?,
+        loop {
+            match self.sockets.dial(socket)? {
+                Some(stream) => return Ok(stream),
+                None => self.pause(port, deadline)?,
             }
         }
-        Ok(())
     }
 
     /// Waits a moment, unless there is nothing to wait for any more.
     fn pause(&mut self, port: u32, deadline: Instant) -> Result<(), ConnectError> {
-        if self.process.wait(Instant::now() + LOOK)?.is_some() {
+        if self.ended(LOOK) {
             return Err(ConnectError::Died(self.death()));
         }
         if deadline <= Instant::now() {
             return Err(ConnectError::Deadline { port });
         }
         Ok(())
-    }
-
-    fn ended(&mut self) -> bool {
-        self.process.wait(Instant::now() + GRACE).is_ok_and(|status| status.is_some())
     }
 
     fn join(&mut self) -> Option<String> {

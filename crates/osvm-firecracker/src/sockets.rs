@@ -2,7 +2,7 @@
 //!
 //! Firecracker makes its sockets by path and nothing else. The path is needed only until osvm holds
 //! a handle on the socket's inode: later connections go through the handle, and the names are
-//! removed by dropping [`Paths`] as soon as the guest has answered. However osvm ends then, there
+//! removed by [`Sockets::unname`] as soon as the guest has answered. However osvm ends then, there
 //! is nothing to clean up. What a crash leaves in the few milliseconds before is removed by
 //! [`sweep`].
 
@@ -25,11 +25,19 @@ pub(crate) struct Paths {
     within: PathBuf,
 }
 
-/// Handles on the two sockets.
+/// One of the two sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Socket {
+    Api,
+    Vsock,
+}
+
+/// Handles on the two sockets, as soon as they are there.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    api: OwnedFd,
-    vsock: OwnedFd,
+    paths: Option<Paths>,
+    api: Option<OwnedFd>,
+    vsock: Option<OwnedFd>,
 }
 
 impl Paths {
@@ -60,27 +68,50 @@ impl Paths {
     pub(crate) fn vsock(&self) -> PathBuf {
         self.sockets_in().join("vsock")
     }
-
-    /// Takes both sockets if they are there.
-    pub(crate) fn claim(&self) -> Option<Sockets> {
-        let handle = |path: PathBuf| {
-            open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).ok()
-        };
-        // Firecracker binds the vsock socket before it starts the guest and the API's before
-        // that, and a bound socket of its kind listens at once or a moment later.
-        Some(Sockets { vsock: handle(self.vsock())?, api: handle(self.api())? })
-    }
 }
 
 impl Sockets {
-    /// Connects to the API.
-    pub(crate) fn api(&self) -> io::Result<GuestStream> {
-        dial(&self.api)
+    /// Of the Firecracker that makes them in `paths`.
+    pub(crate) fn new(paths: Paths) -> Self {
+        Self { paths: Some(paths), api: None, vsock: None }
     }
 
-    /// Connects to the vsock device.
-    pub(crate) fn vsock(&self) -> io::Result<GuestStream> {
-        dial(&self.vsock)
+    /// Where the vsock socket will be, as long as it has a name.
+    pub(crate) fn vsock_path(&self) -> Option<PathBuf> {
+        self.paths.as_ref().map(Paths::vsock)
+    }
+
+    /// Connects to `socket`; `None` while nobody listens there.
+    pub(crate) fn dial(&mut self, socket: Socket) -> io::Result<Option<GuestStream>> {
+        self.claim(socket);
+        let handle = match socket {
+            Socket::Api => &self.api,
+            Socket::Vsock => &self.vsock,
+        };
+        match handle.as_ref().map(dial) {
+            // A socket exists a moment before Firecracker listens on it.
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+            other => other.transpose(),
+        }
+    }
+
+    /// Removes the names of the sockets. Those that are there can be connected to from then on
+    /// still, and no others.
+    pub(crate) fn unname(&mut self) {
+        self.claim(Socket::Api);
+        self.claim(Socket::Vsock);
+        self.paths = None;
+    }
+
+    fn claim(&mut self, socket: Socket) {
+        let (handle, path) = match socket {
+            Socket::Api => (&mut self.api, self.paths.as_ref().map(Paths::api)),
+            Socket::Vsock => (&mut self.vsock, self.paths.as_ref().map(Paths::vsock)),
+        };
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if handle.is_none() {
+            *handle = path.and_then(|path| open(path, flags, Mode::empty()).ok());
+        }
     }
 }
 
@@ -122,14 +153,24 @@ mod tests {
     fn sockets_work_after_their_names_are_gone() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path(), Path::new("")).unwrap();
-        assert!(paths.claim().is_none());
-        let _api = UnixListener::bind(paths.api()).unwrap();
-        let vsock = UnixListener::bind(paths.vsock()).unwrap();
-        let sockets = paths.claim().unwrap();
-        drop(paths);
+        let (api, vsock) = (paths.api(), paths.vsock());
+        let mut sockets = Sockets::new(paths);
+        assert!(sockets.dial(Socket::Vsock).unwrap().is_none());
+        let _api = UnixListener::bind(api).unwrap();
+        let vsock = UnixListener::bind(vsock).unwrap();
+        sockets.unname();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        sockets.vsock().unwrap();
+        assert!(sockets.dial(Socket::Api).unwrap().is_some());
+        assert!(sockets.dial(Socket::Vsock).unwrap().is_some());
         vsock.accept().unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_on_any_more_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path(), Path::new("")).unwrap();
+        drop(UnixListener::bind(paths.vsock()).unwrap());
+        assert!(Sockets::new(paths).dial(Socket::Vsock).unwrap().is_none());
     }
 
     #[test]

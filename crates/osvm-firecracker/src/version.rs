@@ -5,6 +5,10 @@ use std::fmt;
 /// Oldest release whose configuration file osvm writes.
 const OLDEST: Version = Version { major: 1, minor: 4, patch: 0 };
 
+/// Oldest release whose copies of a guest can be reached: their vsock sockets may have paths of their
+/// own from 1.16.0 on, which loses vsock when it restores.
+const RESTORES: Version = Version { major: 1, minor: 16, patch: 1 };
+
 /// A release of Firecracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -31,9 +35,9 @@ impl Version {
         self.major == OLDEST.major && OLDEST <= self
     }
 
-    /// Whether a guest restored from a snapshot can be reached: 1.16.0 loses vsock on restore.
+    /// Whether a guest restored from a snapshot can be reached.
     pub fn restores(self) -> bool {
-        self.boots() && self != Self { major: 1, minor: 16, patch: 0 }
+        self.boots() && RESTORES <= self
     }
 }
 
@@ -65,11 +69,19 @@ mod tests {
     }
 
     #[test]
-    fn the_release_that_loses_vsock_boots_but_does_not_restore() {
-        assert!(version(1, 16, 0).boots());
-        assert!(!version(1, 16, 0).restores());
-        assert!(version(1, 16, 1).restores());
-        assert!(!version(1, 3, 3).boots());
-        assert!(!version(2, 0, 0).boots());
+    fn releases_before_copies_have_sockets_of_their_own_boot_but_do_not_restore() {
+        for old in [version(1, 4, 0), version(1, 15, 0), version(1, 16, 0)] {
+            assert!(old.boots() && !old.restores(), "{old}");
+        }
+        for new in [version(1, 16, 1), version(1, 17, 0)] {
+            assert!(new.boots() && new.restores(), "{new}");
+        }
+    }
+
+    #[test]
+    fn releases_with_another_api_do_not_boot() {
+        for other in [version(1, 3, 3), version(2, 0, 0)] {
+            assert!(!other.boots() && !other.restores(), "{other}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The guard: ties another hypervisor to osvm's lifeline, locks it in, and becomes it.
 //!
 //! ```text
-//! osvm-vm guard [--stdout FD] [--write DIR]… [--jailer] PROGRAM ARG…
+//! osvm-vm guard [--stdout FD] [--read FILE]… [--write DIR]… [--jailer] PROGRAM ARG…
 //! osvm-vm guard --server [--stdout FD] [--data N] [--files N] [--file-size N] PROGRAM ARG…
 //! ```
 //!
@@ -17,9 +17,11 @@
 //!
 //! - The program runs only with the lifeline armed. It keeps this process's id, so the kernel's
 //!   signal finds it after the exec too.
-//! - It may read and run what the system installed, use the devices of virtualisation, and write
-//!   below the folders named by `--write`; the user's own files are out of its reach where the
-//!   host has Landlock. QEMU and Firecracker filter their system calls themselves.
+//! - It may read and run what the system installed, use the devices of virtualisation, read the
+//!   files named by `--read` and write below the folders named by `--write`; the user's other files
+//!   are out of its reach where the host has Landlock. A file may be named by a descriptor
+//!   (`/proc/self/fd/N`), and then its name does not matter. QEMU and Firecracker filter their
+//!   system calls themselves.
 //!
 //! # Not here
 //!
@@ -55,6 +57,7 @@ const DEVICES: [&str; 5] =
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Order {
     stdout: Option<i32>,
+    read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     jailer: bool,
     server: bool,
@@ -79,6 +82,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Order> {
         let word = args.next()?;
         match word.to_str() {
             Some("--stdout") => order.stdout = Some(args.next()?.to_str()?.parse().ok()?),
+            Some("--read") => order.read.push(args.next()?.into()),
             Some("--write") => order.write.push(args.next()?.into()),
             Some("--jailer") => order.jailer = true,
             Some("--server") => order.server = true,
@@ -147,6 +151,8 @@ fn confine(order: &Order) -> Result<(), RulesetError> {
     let readable = READABLE.iter().map(Path::new).chain(order.program.parent());
     let rules = allow(rules, readable, AccessFs::from_read(abi))?;
     let rules = allow(rules, DEVICES.iter().map(Path::new), AccessFs::from_file(abi))?;
+    let files = order.read.iter().map(PathBuf::as_path);
+    let rules = allow(rules, files, AccessFs::ReadFile.into())?;
     let writable = order.write.iter().map(PathBuf::as_path);
     allow(rules, writable, AccessFs::from_all(abi))?.restrict_self()?;
     Ok(())
@@ -174,12 +180,16 @@ mod tests {
     fn options_end_at_the_program() {
         let expected = Order {
             stdout: Some(6),
+            read: vec!["/proc/self/fd/7".into()],
             write: vec!["/run/a".into()],
             program: "/usr/bin/vmm".into(),
             args: vec!["--stdout".into(), "7".into()],
             ..Order::default()
         };
-        assert_eq!(parsed("--stdout 6 --write /run/a /usr/bin/vmm --stdout 7"), Some(expected));
+        assert_eq!(
+            parsed("--stdout 6 --read /proc/self/fd/7 --write /run/a /usr/bin/vmm --stdout 7"),
+            Some(expected)
+        );
     }
 
     #[test]
