@@ -1,11 +1,11 @@
 //! `cargo xtask bench`: builds what is measured, then measures it.
 //!
-//! The measuring is the bench target `figures` of package `osvm`, which links the VMM and the
-//! runtime; this module only prepares it and reads its figures.
+//! The measuring is the program `osvm-figures`, which links the VMM and the runtime; this module only
+//! prepares it and reads its figures.
 
 use crate::osvm::Osvm;
 use crate::project::Project;
-use crate::{guest, install, kernel, printer, process, toolchain};
+use crate::{guest, kernel, printer, process, toolchain};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::process::Command;
@@ -33,29 +33,46 @@ impl Figure {
 pub(crate) fn run(project: &Project, name: Option<&str>) -> Result<()> {
     toolchain::add_targets()?;
     guest::build(project)?;
-    install::build_osvm(project)?;
+    build(project)?;
     if name == Some(MICROVM) {
         kernel::build(project)?;
     }
-    let mut command = bench(project, &Osvm::built(project));
+    let mut command = program(project, &Osvm::built(project));
     process::run(command.args(name))
 }
+
+/// The program, and the package it is in.
+const PROGRAM: &str = "osvm-figures";
 
 /// The group of Linux microVMs, which need a kernel besides.
 const MICROVM: &str = "microvm";
 
 /// The figures of these groups, of this `osvm`.
 pub(crate) fn figures(project: &Project, osvm: &Osvm, groups: &[&str]) -> Result<Vec<Figure>> {
+    cargo(project, &["--bin", PROGRAM])?;
     printer::step("measuring");
-    let printed = process::text(bench(project, osvm).arg("--json").args(groups))?;
+    let printed = process::text(program(project, osvm).arg("--json").args(groups))?;
     printed.lines().filter(|line| line.starts_with('{')).map(read).collect()
 }
 
-fn bench(project: &Project, osvm: &Osvm) -> Command {
+/// Builds osvm and what measures it, side by side.
+pub(crate) fn build(project: &Project) -> Result<()> {
+    printer::step("building osvm, and what measures it");
+    cargo(project, &["--bins"])
+}
+
+fn cargo(project: &Project, targets: &[&str]) -> Result<()> {
     let mut cargo = process::cargo(&project.root);
-    cargo.args(["bench", "--quiet", "--locked", "--package", "osvm", "--bench", "figures", "--"]);
-    cargo.env("OSVM", osvm.path());
-    cargo
+    cargo.args(["build", "--release", "--locked"]);
+    // Always both: of a package by itself, what it depends on may have other features.
+    process::run(cargo.args(["--package", "osvm", "--package", PROGRAM]).args(targets))
+}
+
+/// What measures, and the osvm that is measured.
+fn program(project: &Project, osvm: &Osvm) -> Command {
+    let mut command = Command::new(project.release(PROGRAM));
+    command.env("OSVM", osvm.path());
+    command
 }
 
 fn read(line: &str) -> Result<Figure> {

@@ -6,7 +6,7 @@ use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
 use crate::toolchain::{self, KERNEL};
-use crate::{apt, guest, install, kernel, printer, process, solana};
+use crate::{apt, bench, guest, kernel, printer, process, solana};
 use anyhow::{Context, Result, anyhow};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ pub(super) fn scripts(project: &Project) -> Outcome {
     if let Err(reason) = kvm() {
         return Ok(skipped("demo and scripts", &reason, required("kvm")));
     }
-    install::build_osvm(project)?;
+    bench::build(project)?;
     let home = project.target.join("test-home");
     if home.exists() {
         fs::remove_dir_all(&home).context("cannot remove the home of the last run")?;
@@ -193,7 +193,7 @@ pub(super) fn with_packages(
 
 /// The KVM tests on hardware KVM, if only emulated.
 pub(super) fn in_test_host(project: &Project) -> Outcome {
-    match test_host::check(project)? {
+    match test_host::check(project, &[])? {
         test_host::Outcome::Ran(tally) => Ok(tally),
         test_host::Outcome::Skipped(reason) => {
             Ok(skipped("test-host", &reason, required("test-host")))

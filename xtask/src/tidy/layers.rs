@@ -71,6 +71,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "osvm-vsock",
         ],
     ),
+    (
+        "osvm-figures",
+        &[
+            "osvm-broker",
+            "osvm-daemon",
+            "osvm-image",
+            "osvm-kvm",
+            "osvm-microvm",
+            "osvm-policy",
+            "osvm-protocol",
+            "osvm-qemu",
+            "osvm-receipts",
+            "osvm-runtime",
+            "osvm-upstream",
+            "osvm-vmm",
+        ],
+    ),
     ("osvm-test-host-init", &[]),
     ("xtask", &["osvm-image"]),
 ];

@@ -39,7 +39,7 @@ pub(crate) fn measure(host: &Host) -> Result<Vec<Figure>> {
 
 /// The server, built if it is not up to date.
 fn fixture(host: &Host) -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../osvm-fixture/Cargo.toml");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../osvm-fixture/Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--bin", "osvm-fixture", "--manifest-path"]);

@@ -35,10 +35,11 @@ impl Host {
     /// Installs the images of `target/guest` into a new home.
     pub(crate) fn new() -> Result<Self> {
         let osvm = std::env::var_os("OSVM").map(PathBuf::from);
-        let osvm = osvm.unwrap_or_else(|| env!("CARGO_BIN_EXE_osvm").into());
+        let beside = || std::env::current_exe().map(|program| program.with_file_name("osvm"));
+        let osvm = osvm.map_or_else(beside, Ok).context("this program is nowhere")?;
         let osvm = osvm.canonicalize().with_context(|| format!("no `{}`", osvm.display()))?;
         let osvm_vm = osvm.with_file_name("osvm-vm");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
         let guest = root.join("target/guest");
         let vectors = root.join("guest/unikraft_tool_executor/tests/vectors/transactions.json");
         let image = guest.join(format!("{DEFAULT_IMAGE}.img"));

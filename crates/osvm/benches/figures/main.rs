@@ -1,4 +1,4 @@
-//! Measures osvm: `cargo bench -p osvm`, or `cargo xtask bench`, which builds the guests first.
+//! Measures osvm: `cargo xtask bench`, which builds the guests and osvm first.
 //!
 //! ```text
 //! calls   the whole program, from exec to exit, and what it says about itself
@@ -22,7 +22,7 @@
 //! - Works in a home directory of its own; the user's config, store and logs are not touched.
 //! - A figure that can't be had is left out with its reason, not guessed.
 //!
-//! `OSVM` names the `osvm` to measure; by default it is the one cargo built for this. With `--json`
+//! `OSVM` names the `osvm` to measure; by default it is the one beside this program. With `--json`
 //! each figure is one line of JSON. A word chooses the groups whose name begins with it.
 
 mod agent;

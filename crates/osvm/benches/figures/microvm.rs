@@ -64,7 +64,7 @@ struct Subject {
 
 impl Subject {
     fn new(host: &Host) -> Result<Self> {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../target");
         let target = target.canonicalize().context("no target directory")?;
         let files = [target.join("guest-kernel/vmlinux"), target.join("guest/osvm-init")];
         for file in &files {
