@@ -50,16 +50,28 @@ impl Serialize for Members {
     }
 }
 
-/// `line`, an answer with a result, with a member of the result's `_meta`. `None` for a result that
-/// is no object: then there is no place for it.
-pub(super) fn with_meta(line: &[u8], name: &str, value: &Value) -> Option<Vec<u8>> {
+/// `line`, an answer, with a member of the result's `_meta`, or of the error's `data`. Data of another kind
+/// becomes the member `data` of its own object. `None` for a result that is no object: then there is no
+/// place for it.
+pub(super) fn with_news(line: &[u8], name: &str, value: &Value) -> Option<Vec<u8>> {
     let mut answer: Members = serde_json::from_slice(line).ok()?;
-    let mut result: Members = serde_json::from_str(answer.get("result")?.get()).ok()?;
-    let meta = result.get("_meta").map_or("{}", RawValue::get);
-    let mut meta: Members = serde_json::from_str(meta).ok()?;
-    meta.set(name, to_raw_value(value).ok()?);
-    result.set("_meta", to_raw_value(&meta).ok()?);
-    answer.set("result", to_raw_value(&result).ok()?);
+    let (outcome, place) = match answer.get("error") {
+        Some(_) => ("error", "data"),
+        None => ("result", "_meta"),
+    };
+    let mut told: Members = serde_json::from_str(answer.get(outcome)?.get()).ok()?;
+    let known = told.get(place).map_or("{}", RawValue::get);
+    let mut news = match serde_json::from_str::<Members>(known) {
+        Ok(members) => members,
+        Err(_) if place == "data" && known == "null" => Members(Vec::new()),
+        Err(_) if place == "data" => {
+            Members(vec![("data".to_owned(), told.get(place)?.to_owned())])
+        }
+        Err(_) => return None,
+    };
+    news.set(name, to_raw_value(value).ok()?);
+    told.set(place, to_raw_value(&news).ok()?);
+    answer.set(outcome, to_raw_value(&told).ok()?);
     serde_json::to_vec(&answer).ok()
 }
 
@@ -70,7 +82,7 @@ mod tests {
 
     #[track_caller]
     fn check(line: &str, expected: Option<&str>) {
-        let added = with_meta(line.as_bytes(), "x", &json!({"a": 1}));
+        let added = with_news(line.as_bytes(), "x", &json!({"a": 1}));
         assert_eq!(added.map(|line| String::from_utf8(line).unwrap()).as_deref(), expected);
     }
 
@@ -91,6 +103,28 @@ mod tests {
     #[test]
     fn a_result_that_is_no_object_has_no_place_for_it() {
         check(r#"{"id":1,"result":[]}"#, None);
-        check(r#"{"id":1,"error":{}}"#, None);
+        check(r#"{"id":1,"result":{"_meta":[]}}"#, None);
+        check(r#"{"id":1,"error":[]}"#, None);
+        check(r#"{"id":1}"#, None);
+    }
+
+    #[test]
+    fn an_error_has_it_in_its_data_beside_what_the_server_said() {
+        check(
+            r#"{"id":1,"error":{"code":1,"message":"m"}}"#,
+            Some(r#"{"id":1,"error":{"code":1,"message":"m","data":{"x":{"a":1}}}}"#),
+        );
+        check(
+            r#"{"id":1,"error":{"code":1,"data":{"y":[ ]},"message":"m"}}"#,
+            Some(r#"{"id":1,"error":{"code":1,"data":{"y":[ ],"x":{"a":1}},"message":"m"}}"#),
+        );
+        check(
+            r#"{"id":1,"error":{"data":"why"}}"#,
+            Some(r#"{"id":1,"error":{"data":{"data":"why","x":{"a":1}}}}"#),
+        );
+        check(
+            r#"{"id":1,"error":{"data":null}}"#,
+            Some(r#"{"id":1,"error":{"data":{"x":{"a":1}}}}"#),
+        );
     }
 }

@@ -3,7 +3,7 @@
 use super::Workspace;
 use super::apply;
 use super::changes::{Change, Changes, Incoming};
-use super::members::with_meta;
+use super::members::with_news;
 use super::patch;
 use super::tree::Tree;
 use osvm_image::Digest;
@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Where in a result it is said what became of files.
-const META: &str = "osvm/workspace";
+/// Where in a result's `_meta`, or in an error's `data`, it is said what became of files.
+const NEWS: &str = "osvm/workspace";
 
 /// Longest patch in an answer, in bytes: a model pays for each of them.
 const MAX_PATCH: usize = 64 * 1024;
@@ -76,7 +76,8 @@ impl Files {
     /// Keeps what a call has changed, and gives its answer with the news of it.
     pub(crate) fn settle(&self, line: Vec<u8>, told: Result<Incoming, String>) -> Vec<u8> {
         match told.and_then(|incoming| self.keep(incoming)) {
-            Ok(news) => with_meta(&line, META, &news).unwrap_or(line),
+            Ok(news) if nothing(&news) && is_error(&line) => line,
+            Ok(news) => with_news(&line, NEWS, &Value::Object(news)).unwrap_or(line),
             Err(why) => {
                 tracing::warn!(server = self.server, "changed files were not kept: {why}");
                 refused(&line, &format!("what the call did to the workspace is not kept: {why}"))
@@ -85,7 +86,7 @@ impl Files {
         }
     }
 
-    fn keep(&self, incoming: Incoming) -> Result<Value, String> {
+    fn keep(&self, incoming: Incoming) -> Result<Map<String, Value>, String> {
         let mut base = lock(&self.base);
         let changes = incoming.compare(&base)?;
         let mode = self.workspace.mode;
@@ -100,7 +101,7 @@ impl Files {
             news.insert("left_out".into(), json!(left_out));
         }
         if changes.all.is_empty() {
-            return Ok(Value::Object(news));
+            return Ok(news);
         }
         let patch = patch::of(&self.root, &changes.all, &changes.contents);
         if mode == WorkspaceMode::Diff {
@@ -119,13 +120,13 @@ impl Files {
         if cut < patch.len() {
             news.insert("patch_cut".into(), json!(true));
         }
-        Ok(Value::Object(news))
+        Ok(news)
     }
 
     fn save(&self, changes: &Changes, patch: &str) -> Result<String, String> {
         let Workspace { pending, host_path, .. } = &self.workspace;
         let saved = pending.save(&self.server, host_path, changes, patch);
-        saved.map_err(|error| format!("they can't be kept: {error}"))
+        saved.map_err(|error| error.to_string())
     }
 
     fn write(&self, changes: &Changes, patch: &str) -> Result<(), String> {
@@ -150,6 +151,16 @@ fn named(changes: &[Change]) -> Vec<Value> {
         }
     };
     changes.iter().take(MAX_NAMED).map(one).collect()
+}
+
+/// Whether there is nothing to tell. A result says so, an error need not.
+fn nothing(news: &Map<String, Value>) -> bool {
+    let unchanged = news.get("changes").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    unchanged && !news.contains_key("left_out")
+}
+
+fn is_error(line: &[u8]) -> bool {
+    matches!(message::parse(line), Ok(Message::Response(Response { outcome: Err(_), .. })))
 }
 
 /// An error in place of an answer.

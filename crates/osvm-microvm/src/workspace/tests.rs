@@ -5,7 +5,7 @@ use super::settle::Files;
 use super::*;
 use osvm_protocol::frame;
 use osvm_protocol::linux::workspace::{self as wire};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -83,11 +83,17 @@ fn left(files: &[(&str, Option<&str>)]) -> Incoming {
 const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#;
 const ANSWER: &[u8] = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
 
+const ERROR: &[u8] = br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"m"}}"#;
+
 /// The answer of a call that has left that.
 fn answer(files: &Files, incoming: Incoming) -> Value {
+    settled(files, ANSWER, incoming)
+}
+
+fn settled(files: &Files, answer: &[u8], incoming: Incoming) -> Value {
     files.notice(CALL);
-    assert!(files.answers(ANSWER));
-    serde_json::from_slice(&files.settle(ANSWER.to_vec(), Ok(incoming))).unwrap()
+    assert!(files.answers(answer));
+    serde_json::from_slice(&files.settle(answer.to_vec(), Ok(incoming))).unwrap()
 }
 
 const EDITED: [(&str, Option<&str>); 5] = [
@@ -199,7 +205,7 @@ fn what_a_call_wrote_is_on_the_host_when_it_is_answered() {
     answer(&files, left(&[("a.txt", Some("2\n"))]));
     assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"2\n");
     let nothing = answer(&files, left(&[("a.txt", Some("2\n"))]));
-    assert_eq!(nothing["result"]["_meta"]["osvm/workspace"]["changes"], serde_json::json!([]));
+    assert_eq!(nothing["result"]["_meta"]["osvm/workspace"]["changes"], json!([]));
 }
 
 #[test]
@@ -241,12 +247,36 @@ fn nothing_is_written_over_a_link() {
 }
 
 #[test]
+fn an_error_tells_too_what_its_call_has_left() {
+    let bench = Bench::new();
+    for (mode, waiting) in [(WorkspaceMode::Diff, 1), (WorkspaceMode::Rw, 0)] {
+        let (files, _) = bench.fill(mode).unwrap();
+        let quiet = settled(&files, ERROR, left(&[]));
+        assert_eq!(quiet, serde_json::from_slice::<Value>(ERROR).unwrap());
+        let told = settled(&files, ERROR, left(&[("a.txt", Some("2\n"))]));
+        assert_eq!(
+            (&told["error"]["code"], &told["error"]["message"]),
+            (&json!(-32000), &json!("m"))
+        );
+        let news = &told["error"]["data"]["osvm/workspace"];
+        assert_eq!(
+            (&news["mode"], &news["changes"][0]["path"]),
+            (&json!(mode.as_str()), &json!("a.txt"))
+        );
+        let pending = bench.workspace(mode).pending.list().unwrap();
+        assert_eq!(pending.len(), waiting);
+        assert_eq!(news["id"].as_str(), pending.first().map(|set| set.id.as_str()));
+        pending.iter().for_each(|set| bench.workspace(mode).pending.remove(&set.id).unwrap());
+    }
+}
+
+#[test]
 fn a_guest_that_broke_off_gives_an_error_and_no_answer() {
     let bench = Bench::new();
     let (files, _) = bench.fill(WorkspaceMode::Rw).unwrap();
     let line = files.settle(ANSWER.to_vec(), Err("the guest hung up".into()));
     let line: Value = serde_json::from_slice(&line).unwrap();
-    assert_eq!((&line["id"], &line["result"]), (&serde_json::json!(7), &Value::Null));
+    assert_eq!((&line["id"], &line["result"]), (&json!(7), &Value::Null));
     assert!(line["error"]["message"].as_str().unwrap().ends_with("the guest hung up"));
 }
 
