@@ -6,3 +6,4 @@ pub(crate) mod guest;
 mod hostile;
 mod properties;
 mod registers;
+mod saved;

@@ -135,7 +135,7 @@ impl Ring {
     }
 
     /// The head and length of the next buffer the device gave back.
-    fn take_used(&mut self, mem: &GuestMemoryMmap) -> Option<(u16, u32)> {
+    pub(crate) fn take_used(&mut self, mem: &GuestMemoryMmap) -> Option<(u16, u32)> {
         let index: u16 = mem.read_obj(GuestAddress(self.used + 2)).unwrap();
         if index == self.next_used {
             return None;
