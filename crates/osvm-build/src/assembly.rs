@@ -1,7 +1,7 @@
 //! What a tree is made into while sources are added to it.
 
 use crate::tree::Tree;
-use osvm_image::linux::{Source, SourceKind};
+use osvm_image::linux::{Scripts, Source, SourceKind};
 use std::collections::BTreeMap;
 
 /// A tree, and what the manifest will say of it.
@@ -16,6 +16,8 @@ pub(crate) struct Assembly {
     pub(crate) sources: Vec<Source>,
     /// Lock files by whose they are.
     pub(crate) locks: Vec<(SourceKind, Vec<u8>)>,
+    /// What of the sources ran, in a builder.
+    pub(crate) scripts: Option<Scripts>,
 }
 
 impl Assembly {
@@ -29,6 +31,7 @@ impl Assembly {
             memory_mb: 128,
             sources: Vec::new(),
             locks: Vec::new(),
+            scripts: None,
         }
     }
 }

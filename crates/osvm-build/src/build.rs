@@ -1,6 +1,7 @@
 //! One build, from recipe to installed image.
 
 use crate::assembly::Assembly;
+use crate::builder::{Guests, Workshop};
 use crate::error::BuildError;
 use crate::jail::Yard;
 use crate::node;
@@ -19,6 +20,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+/// Whose the files of an image are.
+const ROOT: u32 = 0;
+
 /// An image that was built and installed.
 #[derive(Clone, Debug)]
 pub struct Built {
@@ -28,12 +32,18 @@ pub struct Built {
     pub manifest: Manifest,
 }
 
-/// Builds the image of `recipe` and installs it in `store`. `say` is told each step when it begins.
+/// Builds the image of `recipe` and installs it in `store`. What packages want to have run is run in
+/// one of `guests`. `say` is told each step when it begins.
 ///
 /// # Errors
 ///
 /// [`BuildError`]; the store is then as it was, but for blobs that nothing names.
-pub fn build(recipe: &Recipe, store: &LinuxStore, say: &dyn Fn(&str)) -> Result<Built, BuildError> {
+pub fn build(
+    recipe: &Recipe,
+    store: &LinuxStore,
+    guests: &dyn Guests,
+    say: &dyn Fn(&str),
+) -> Result<Built, BuildError> {
     let stored = |source: LinuxError| BuildError::Store { name: recipe.name.clone(), source };
     // Before minutes of work: whether the image could be installed at all.
     let main = recipe.main()?;
@@ -42,13 +52,20 @@ pub fn build(recipe: &Recipe, store: &LinuxStore, say: &dyn Fn(&str)) -> Result<
     }
     let yard = Yard::new()?;
     let mut assembly = Assembly::new(Tree::create(&yard.path().join("root"))?);
-    fill(&yard, &mut assembly, recipe, main, say)?;
+    let workshop = Workshop {
+        guests,
+        store,
+        image: &recipe.name,
+        node: recipe.node.as_deref().unwrap_or(node::DEFAULT),
+        say,
+    };
+    fill(&yard, &mut assembly, recipe, main, workshop)?;
     add_files(&mut assembly, recipe)?;
     say("making the root file system");
     let entries = assembly.tree.entries()?;
     let list = assembly.tree.listing(&entries)?;
     let image = yard.path().join("root.erofs");
-    erofs::make(&yard, &assembly.tree, &image)?;
+    erofs::make(&yard, assembly.tree.path(), &image, ROOT)?;
     let writer = store.writer().map_err(stored)?;
     let root = put(&writer, &image).map_err(stored)?;
     let mut locks = Vec::new();
@@ -87,13 +104,18 @@ fn fill(
     assembly: &mut Assembly,
     recipe: &Recipe,
     main: Main<'_>,
-    say: &dyn Fn(&str),
+    workshop: Workshop<'_>,
 ) -> Result<(), BuildError> {
+    let say = workshop.say;
     let lock = recipe.lock.as_deref().map(|path| read_file(path, npm::MAX_LOCK)).transpose()?;
     let lock = lock.as_deref();
     let debs: Vec<&str> = recipe.deb.iter().map(String::as_str).collect();
-    let node_options =
-        npm::Options { skip_scripts: &recipe.skip_scripts, lock, bundle: recipe.bundle };
+    let node_options = npm::Options {
+        skip_scripts: &recipe.skip_scripts,
+        lock,
+        bundle: recipe.bundle,
+        workshop: (!recipe.no_scripts).then_some(workshop),
+    };
     let python_options = pypi::Options {
         python: recipe.python.as_deref(),
         debs: &debs,
@@ -180,7 +202,7 @@ fn with_node(
     say("fetching Node.js and its libraries");
     base::lay(&mut assembly.tree)?;
     let version = recipe.node.as_deref().unwrap_or(node::DEFAULT);
-    let source = node::install(yard, &mut assembly.tree, version)?;
+    let source = node::install(yard, &mut assembly.tree, version, recipe.compiler)?;
     assembly.sources.push(source);
     let pool = node::pool(yard, debs)?;
     finish(assembly, &pool, debs)
@@ -260,6 +282,7 @@ fn manifest(
         sources,
         files,
         locks,
+        scripts: assembly.scripts,
         build_id: Digest::of(&identity),
     })
 }

@@ -64,11 +64,31 @@ pub enum BuildError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A package wants to run code of its own when it is installed.
-    #[error("package `{package}` needs its install script, which osvm does not run")]
+    /// A package wants to run code of its own when it is installed, and the recipe has none run.
+    #[error("package `{package}` needs its install script, and the recipe has none run")]
     NeedsScript {
         /// The package.
         package: String,
+    },
+    /// A package's script did not end as it should.
+    #[error("`{event}` of package `{package}` {outcome}{}", tail(output))]
+    Script {
+        /// The package.
+        package: String,
+        /// Which of its scripts.
+        event: &'static str,
+        /// How it ended.
+        outcome: String,
+        /// The last it said.
+        output: String,
+    },
+    /// There is no microVM for scripts, or none any more.
+    #[error("cannot run the packages' install scripts in a microVM")]
+    Guest {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What the user can do next.
+        hint: Option<String>,
     },
     /// A program in the image needs a library that nothing brings.
     #[error("`{program}` needs the library `{library}`, which no package of the image has")]
@@ -101,10 +121,13 @@ impl BuildError {
                     .into(),
             ),
             Self::NeedsScript { package } => Some(format!(
-                "if it works without, say `--skip-script {package}`; compiling native modules \
-                 takes a builder VM, which osvm doesn't have: bring a compiled tree with \
-                 `--rootfs` or `--oci`"
+                "leave out `--no-scripts`, and it runs in a microVM; or, if the package works \
+                 without, say `--skip-script {package}`"
             )),
+            Self::Script { package, .. } => {
+                Some(format!("if the package works without, say `--skip-script {package}`"))
+            }
+            Self::Guest { hint, .. } => hint.clone(),
             Self::NoLibrary { .. } => {
                 Some("name the Debian package that has it with `--deb`".into())
             }

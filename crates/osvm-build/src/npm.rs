@@ -1,20 +1,24 @@
 //! Servers from npm.
 //!
-//! npm resolves and unpacks; nothing of a package is run. The first build resolves the tree of
+//! npm resolves and unpacks; nothing of a package is run here ([`crate::builder`] runs scripts). The first build resolves the tree of
 //! dependencies and keeps the lock file; a build with that lock file gets the same tree.
 
 use crate::assembly::Assembly;
+use crate::builder::Workshop;
 use crate::error::BuildError;
 use crate::jail::Yard;
 use crate::node;
+use crate::scripts;
+use crate::tree::Tree;
 use osvm_image::linux::{Source, SourceKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// Longest `package.json` that is read, in bytes.
-const MAX_PACKAGE: u64 = 4 << 20;
+pub(crate) const MAX_PACKAGE: u64 = 4 << 20;
 
 /// Longest lock file that is read, in bytes.
 pub(crate) const MAX_LOCK: u64 = 32 << 20;
@@ -31,24 +35,30 @@ pub(crate) struct Options<'a> {
     pub(crate) lock: Option<&'a [u8]>,
     /// Whether all modules become one.
     pub(crate) bundle: bool,
+    /// Where scripts are run; without it a package that needs one is refused.
+    pub(crate) workshop: Option<Workshop<'a>>,
 }
 
 /// The parts of a lock file (version 2 or 3) that are used.
 #[derive(Debug, Deserialize)]
-struct Lock {
+pub(crate) struct Lock {
     #[serde(default)]
-    packages: BTreeMap<String, Locked>,
+    pub(crate) packages: BTreeMap<String, Locked>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Locked {
-    version: Option<String>,
+/// A package in a lock file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Locked {
+    pub(crate) version: Option<String>,
     integrity: Option<String>,
-    #[serde(default)]
-    has_install_script: bool,
-    #[serde(default)]
-    dev: bool,
+    pub(crate) has_install_script: bool,
+    pub(crate) dev: bool,
+    pub(crate) optional: bool,
+    /// Names of what it needs; which versions, npm has decided.
+    pub(crate) dependencies: BTreeMap<String, Value>,
+    pub(crate) optional_dependencies: BTreeMap<String, Value>,
+    pub(crate) peer_dependencies: BTreeMap<String, Value>,
 }
 
 /// Adds the package `spec` (`name@version`) and all it depends on.
@@ -98,8 +108,15 @@ fn finish(
     let bytes = crate::read_file(&lock, MAX_LOCK)?;
     let parsed: Lock = serde_json::from_slice(&bytes)
         .map_err(|error| BuildError::refused("npm's lock file", error.to_string()))?;
-    let sources = sources(&parsed, app, options.skip_scripts)?;
-    let entry = entry(&app.join(inside), inside)?;
+    let tree = Tree::adopt(app)?;
+    let scripts = scripts::wanted(&parsed, &tree, options.skip_scripts)?;
+    if let Some(first) = scripts.first() {
+        let needs = || BuildError::NeedsScript { package: first.package.clone() };
+        let workshop = options.workshop.ok_or_else(needs)?;
+        assembly.scripts = Some(workshop.run(yard, app, &scripts)?);
+    }
+    let sources = sources(&parsed, app);
+    let entry = entry(&Tree::adopt(app)?, inside)?;
     let entry =
         if options.bundle { crate::bundle::make(yard, assembly, app, &entry)? } else { entry };
     // npm's own notes; they would name the registry, and nothing reads them.
@@ -169,8 +186,8 @@ fn install(yard: &Yard, dir: &Path, what: &str, locked: bool) -> Result<(), Buil
     yard.run(step.args(flags)).map(drop)
 }
 
-/// Every package that was installed. One with an install script is refused.
-fn sources(lock: &Lock, app: &Path, skip: &[String]) -> Result<Vec<Source>, BuildError> {
+/// Every package that was installed.
+fn sources(lock: &Lock, app: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
     for (path, locked) in &lock.packages {
         let dir = app.join(path);
@@ -179,10 +196,6 @@ fn sources(lock: &Lock, app: &Path, skip: &[String]) -> Result<Vec<Source>, Buil
         if locked.dev || !dir.join("package.json").exists() {
             continue;
         }
-        let scripted = locked.has_install_script || dir.join("binding.gyp").exists();
-        if scripted && !skip.iter().any(|skip| skip == name) {
-            return Err(BuildError::NeedsScript { package: name.to_owned() });
-        }
         sources.push(Source {
             kind: SourceKind::Npm,
             name: name.to_owned(),
@@ -190,12 +203,16 @@ fn sources(lock: &Lock, app: &Path, skip: &[String]) -> Result<Vec<Source>, Buil
             digest: locked.integrity.as_deref().and_then(node::hex),
         });
     }
-    Ok(sources)
+    sources
 }
 
-/// The server's program, relative to the app's folder, from `bin` of its `package.json`.
-fn entry(package: &Path, inside: &Path) -> Result<PathBuf, BuildError> {
-    let bytes = crate::read_file(&package.join("package.json"), MAX_PACKAGE)?;
+/// The server's program, relative to the app's folder, from `bin` of its `package.json`. Links that
+/// scripts or repositories leave are followed inside the app.
+fn entry(app: &Tree, inside: &Path) -> Result<PathBuf, BuildError> {
+    let path = inside.join("package.json");
+    let mut bytes = Vec::new();
+    let read = app.open(&path)?.take(MAX_PACKAGE).read_to_end(&mut bytes);
+    read.map_err(BuildError::io(&path))?;
     let refused = |reason: String| BuildError::refused("the server's `package.json`", reason);
     let parsed: Value =
         serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
@@ -216,7 +233,7 @@ fn entry(package: &Path, inside: &Path) -> Result<PathBuf, BuildError> {
     if !program.components().all(normal) {
         return Err(refused(format!("program `{}` is outside of it", program.display())));
     }
-    if !package.join(program).is_file() {
+    if !app.exists(inside.join(program)) {
         let reason = "is not there; if it is made by a build script, build the package elsewhere \
                       and bring it with `--rootfs`, or use its release on npm";
         return Err(refused(format!("program `{}` {reason}", program.display())));
@@ -268,12 +285,15 @@ mod tests {
     }
 
     fn package(dir: &Path, json: &Value, files: &[&str]) -> Result<PathBuf, BuildError> {
-        std::fs::write(dir.join("package.json"), json.to_string()).unwrap();
+        let inside = Path::new("node_modules/x");
+        let package = dir.join(inside);
+        std::fs::create_dir_all(&package).unwrap();
+        std::fs::write(package.join("package.json"), json.to_string()).unwrap();
         for file in files {
-            std::fs::create_dir_all(dir.join(file).parent().unwrap()).unwrap();
-            std::fs::write(dir.join(file), "").unwrap();
+            std::fs::create_dir_all(package.join(file).parent().unwrap()).unwrap();
+            std::fs::write(package.join(file), "").unwrap();
         }
-        entry(dir, Path::new("node_modules/x"))
+        entry(&Tree::adopt(dir).unwrap(), inside)
     }
 
     #[test]
@@ -302,25 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn a_package_with_an_install_script_is_refused_by_name_unless_it_is_to_be_skipped() {
+    fn packages_of_other_platforms_are_no_sources() {
         let app = tempfile::tempdir().unwrap();
-        for name in ["native", "plain"] {
-            let dir = app.path().join("node_modules").join(name);
-            std::fs::create_dir_all(&dir).unwrap();
-            std::fs::write(dir.join("package.json"), "{}").unwrap();
-        }
+        let dir = app.path().join("node_modules/plain");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("package.json"), "{}").unwrap();
         let lock: Lock = serde_json::from_value(json!({"packages": {
             "": {"name": "app"},
-            "node_modules/native": {"version": "1.0.0", "hasInstallScript": true},
             "node_modules/plain": {"version": "2.0.0", "integrity": "sha512-AAE="},
             "node_modules/other-platform": {"version": "3.0.0", "hasInstallScript": true},
         }}))
         .unwrap();
-        let error = sources(&lock, app.path(), &[]).unwrap_err();
-        assert!(matches!(&error, BuildError::NeedsScript { package } if package == "native"));
-        assert!(error.hint().unwrap().contains("--skip-script native"));
-        let sources = sources(&lock, app.path(), &["native".into()]).unwrap();
-        assert_eq!(sources.len(), 2);
-        assert_eq!(sources[1].digest.as_deref(), Some("sha512:0001"));
+        let sources = sources(&lock, app.path());
+        assert_eq!(sources.len(), 1);
+        assert_eq!(sources[0].digest.as_deref(), Some("sha512:0001"));
     }
 }

@@ -197,6 +197,14 @@ pub(crate) fn is_python(name: &str) -> bool {
 
 /// `wanted`, and every library package they depend on directly or not.
 fn dependencies(yard: &Yard, wanted: &[&str]) -> Result<BTreeSet<String>, BuildError> {
+    let mut all = related(yard, wanted)?;
+    all.retain(|name| LIBRARIES.iter().any(|prefix| name.starts_with(prefix)));
+    all.extend(wanted.iter().map(|name| (*name).to_owned()));
+    Ok(all)
+}
+
+/// Every package that `wanted` depend on directly or not, of those that are for this machine.
+fn related(yard: &Yard, wanted: &[&str]) -> Result<BTreeSet<String>, BuildError> {
     let program = programs::find("apt-cache", "find Debian packages", "apt")?;
     let step = yard.step("find what Debian packages depend on", program);
     let flags = [
@@ -212,13 +220,21 @@ fn dependencies(yard: &Yard, wanted: &[&str]) -> Result<BTreeSet<String>, BuildE
     let text = yard.run(step.args(flags).args(wanted.iter().copied()))?;
     let text = String::from_utf8_lossy(&text);
     let names = text.lines().filter(|line| !line.starts_with([' ', '<', '|']));
-    let mut all: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-    all.extend(
-        names
-            .filter(|name| LIBRARIES.iter().any(|prefix| name.starts_with(prefix)))
-            .filter(|name| !name.ends_with("-perl") && !name.contains(':'))
-            .map(str::to_owned),
-    );
+    let plain = names.filter(|name| !name.ends_with("-perl") && !name.contains(':'));
+    Ok(plain.map(str::to_owned).collect())
+}
+
+/// `wanted`, and those of the packages they depend on, directly or not, whose names begin as one of
+/// `beginnings` says.
+pub(crate) fn closure(
+    yard: &Yard,
+    wanted: &[&str],
+    beginnings: &[&str],
+) -> Result<BTreeSet<String>, BuildError> {
+    let begins = |name: &str| beginnings.iter().any(|beginning| name.starts_with(beginning));
+    let mut all = related(yard, wanted)?;
+    all.retain(|name| begins(name));
+    all.extend(wanted.iter().map(|name| (*name).to_owned()));
     Ok(all)
 }
 

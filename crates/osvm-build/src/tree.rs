@@ -62,11 +62,15 @@ pub(crate) enum Kind {
 impl Tree {
     /// An empty tree in the folder `path`, which must not exist.
     pub(crate) fn create(path: &Path) -> Result<Self, BuildError> {
-        let io = || BuildError::io(path);
-        std::fs::create_dir(path).map_err(io())?;
+        std::fs::create_dir(path).map_err(BuildError::io(path))?;
+        Self::adopt(path)
+    }
+
+    /// The tree in the folder `path`, which others have filled. What is in it counts for nothing.
+    pub(crate) fn adopt(path: &Path) -> Result<Self, BuildError> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty());
-        let root = root.map_err(|error| io()(error.into()))?;
+        let root = root.map_err(|error| BuildError::io(path)(error.into()))?;
         Ok(Self { path: path.into(), root, entries: 0, bytes: 0 })
     }
 

@@ -5,9 +5,10 @@
 
 #![cfg(test)]
 
-use osvm_build::{BuildError, Built, Recipe, Runtime, build};
+use osvm_build::{BuildError, BuildGuest, Built, GuestError, Guests, Recipe, Runtime, build};
 use osvm_image::linux::{LinuxStore, SourceKind};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +18,19 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","param
 struct Bench {
     dir: tempfile::TempDir,
     store: LinuxStore,
+}
+
+/// A host without virtual machines.
+struct NoGuests;
+
+impl Guests for NoGuests {
+    fn run(
+        &self,
+        _guest: &BuildGuest<'_>,
+        _heard: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), GuestError> {
+        Err(GuestError { source: "there is no virtual machine".into(), hint: None })
+    }
 }
 
 /// Says that a test can't run here, unless it has to.
@@ -37,7 +51,7 @@ impl Bench {
     /// Builds; `None` where a tool, Landlock or the registry is missing.
     #[track_caller]
     fn build(&self, recipe: &Recipe) -> Option<Built> {
-        match build(recipe, &self.store, &|step| eprintln!("{step}")) {
+        match build(recipe, &self.store, &NoGuests, &|step| eprintln!("{step}")) {
             Err(error @ (BuildError::NoTool { .. } | BuildError::NoJail(_))) => {
                 skip(&error.to_string());
                 None

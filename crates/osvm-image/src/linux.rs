@@ -31,7 +31,8 @@ mod store;
 
 pub use error::LinuxError;
 pub use manifest::{
-    FORMAT, FileList, FileSystem, LockFile, Manifest, Need, Root, Source, SourceKind,
+    FORMAT, FileList, FileSystem, LockFile, Manifest, Need, Root, ScriptOutcome, ScriptRun,
+    Scripts, Source, SourceKind,
 };
 pub use sbom::sbom;
 pub use signature::{PrivateKey, PublicKey, Signature};

@@ -18,6 +18,7 @@
 //! - Whether a call may run: the runtime. What a microVM is: `osvm-microvm`.
 
 mod build_line;
+pub(crate) mod builder;
 mod idle;
 pub(crate) mod outside;
 

@@ -49,6 +49,9 @@ pub struct Manifest {
     /// Lock files: what a later build needs to get the same sources.
     #[serde(default)]
     pub locks: Vec<LockFile>,
+    /// Scripts of packages that ran while it was built; none for most images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scripts: Option<Scripts>,
     /// SHA-256 over the builder's version, the recipe and the sources.
     pub build_id: Digest,
 }
@@ -139,6 +142,55 @@ pub struct LockFile {
     pub kind: SourceKind,
     /// SHA-256 of the file.
     pub digest: Digest,
+}
+
+/// Scripts of packages that ran in a microVM while an image was built. What they made is in the list
+/// of files; that a later run makes the same is for the scripts to say, not for osvm.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scripts {
+    /// Name of the image that the microVM was made from, to which the packages were added.
+    pub builder: String,
+    /// SHA-256 of that image's manifest.
+    pub builder_digest: Digest,
+    /// The scripts, in the order in which they ran.
+    pub runs: Vec<ScriptRun>,
+}
+
+/// One script that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptRun {
+    /// The package that it belongs to.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// When a package manager runs it: `preinstall`, `install` or `postinstall`.
+    pub event: String,
+    /// What it says.
+    pub command: String,
+    /// How it ended.
+    pub outcome: ScriptOutcome,
+}
+
+/// How a script ended, as the microVM said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScriptOutcome {
+    /// With success.
+    Ok,
+    /// With an error. Nothing needs its package, which was left out.
+    Failed,
+}
+
+impl ScriptOutcome {
+    /// The word in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl Manifest {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Images of Linux microVMs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
-    /// Build an image of an MCP server, without Docker and without running its install scripts
+    /// Build an image of an MCP server, without Docker; install scripts run in a microVM
     Build(Box<ImageBuild>),
     /// List the images
     #[command(visible_alias = "list")]
@@ -34,7 +34,9 @@ Examples:
   osvm image build other --oci image.tar
   osvm image build --recipe everything.toml
 
-docs/images.md describes recipes and what is refused.")]
+Install scripts of npm packages run in a microVM that reaches the package registry and nothing else;
+`osvm image show` lists them. What they write is as reproducible as they are, and no more.
+docs/images.md describes recipes, builders and what is refused.")]
 pub(crate) struct ImageBuild {
     /// The image's name
     #[arg(required_unless_present = "recipe")]
@@ -99,6 +101,16 @@ pub(crate) struct ImageBuild {
     /// Take this package of npm without its install script; may be repeated
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) skip_script: Vec<String>,
+    /// Refuse packages of npm that need their install script, in place of running it in a microVM
+    #[arg(long)]
+    pub(crate) no_scripts: bool,
+    /// Memory of the microVM for install scripts, in MiB; half of it is for files [default: 768, with
+    /// a compiler 2048]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    pub(crate) builder_memory: Option<u32>,
+    /// Seconds that all install scripts together may take [default: 1800]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) builder_timeout: Option<u32>,
     /// The lock file of an earlier build (`osvm image show --lock`)
     #[arg(long, value_name = "FILE")]
     pub(crate) lock: Option<PathBuf>,

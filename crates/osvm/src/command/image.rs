@@ -4,13 +4,17 @@ use super::{Outcome, Status};
 use crate::cli::{Image, ImageBuild, ImageNeed, ImageRuntime, ImageShow, ImageSign, ImageVerify};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::microvm::builder::Builder;
 use crate::printer::table;
 use osvm_build::{BuildError, Recipe, Runtime};
 use osvm_image::Digest;
-use osvm_image::linux::{LinuxError, LinuxStore, Manifest, Need, PrivateKey, PublicKey, sbom};
+use osvm_image::linux::{
+    LinuxError, LinuxStore, Manifest, Need, PrivateKey, PublicKey, ScriptRun, sbom,
+};
+use osvm_policy::printable;
 use serde_json::{Value, json};
 use std::io::Read as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest list of files or lock file that is printed, in bytes.
 const MAX_PRINTED: u64 = 64 << 20;
@@ -42,7 +46,14 @@ fn build(context: &Context, store: &LinuxStore, args: &ImageBuild) -> Result<(),
     let key = key.map_err(|error| failure(&error))?;
     let started = Instant::now();
     let say = |step: &str| context.printer.note(step);
-    let built = osvm_build::build(&recipe, store, &say).map_err(|error| build_failure(&error))?;
+    let builder = Builder {
+        context,
+        env: &context.env()?,
+        memory: args.builder_memory,
+        timeout: args.builder_timeout.map(|secs| Duration::from_secs(secs.into())),
+    };
+    let built = osvm_build::build(&recipe, store, &builder, &say);
+    let built = built.map_err(|error| build_failure(&error))?;
     if let Some(key) = key {
         let signature = key.sign(built.digest);
         store.put_signature(&recipe.name, &signature).map_err(|error| failure(&error))?;
@@ -86,6 +97,7 @@ fn recipe(args: &ImageBuild) -> Result<Recipe, Failure> {
     recipe.skip_scripts.extend(args.skip_script.iter().cloned());
     recipe.needs.extend(args.needs.iter().copied().map(need));
     recipe.bundle |= args.bundle;
+    recipe.no_scripts |= args.no_scripts;
     recipe.program = args.program.clone().or(recipe.program);
     recipe.cwd = args.cwd.clone().or(recipe.cwd);
     recipe.memory_mb = args.memory.or(recipe.memory_mb);
@@ -183,6 +195,14 @@ fn show(context: &Context, store: &LinuxStore, args: &ImageShow) -> Result<(), F
     rows.extend(manifest.sources.iter().map(|source| {
         [source.kind.as_str().to_owned(), format!("{} {}", source.name, source.version)]
     }));
+    if let Some(scripts) = &manifest.scripts {
+        rows.push(["builder".into(), format!("{} {}", scripts.builder, scripts.builder_digest)]);
+        rows.extend(scripts.runs.iter().map(|run| {
+            let ScriptRun { package, event, command, outcome, .. } = run;
+            let outcome = outcome.as_str();
+            ["script".into(), format!("{package} {event} ({outcome}): {}", printable(command))]
+        }));
+    }
     context.printer.result(&table(&rows))
 }
 

@@ -52,6 +52,7 @@ fn manifest(name: &str, root: Root, files: Digest) -> Manifest {
         }],
         files: FileList { digest: files, count: 0, bytes: 0 },
         locks: Vec::new(),
+        scripts: None,
         build_id: Digest::of(b"build"),
     }
 }
