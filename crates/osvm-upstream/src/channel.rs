@@ -31,6 +31,11 @@ pub(crate) trait Channel: fmt::Debug + Send + Sync {
         HashSet::new()
     }
 
+    /// Answers that came so far, late ones among them, where that shows that the server lives.
+    fn heard(&self) -> u64 {
+        0
+    }
+
     /// Ends it, because the server does not live any more: every request that waits is told so at
     /// once, and it counts as a death.
     fn give_up(&self, _why: &str) {

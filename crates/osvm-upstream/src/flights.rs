@@ -59,6 +59,8 @@ struct State {
     flying: HashMap<u64, Arc<Flying>>,
     next: u64,
     parked: VecDeque<Ask>,
+    /// Answers, also to what nobody waits for any more.
+    heard: u64,
     ended: Option<String>,
 }
 
@@ -129,6 +131,11 @@ impl Flights {
         clients.map(|(id, _)| *id).collect()
     }
 
+    /// Answers that came so far.
+    pub(crate) fn heard(&self) -> u64 {
+        self.lock().heard
+    }
+
     /// Whether the link has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.lock().ended.is_none()
@@ -167,7 +174,10 @@ impl Flights {
     pub(crate) fn hear(&self, incoming: Incoming, on: Option<u64>) -> Option<String> {
         match incoming {
             Incoming::Answer { id, reply } => {
-                let flying = id.and_then(|id| self.lock().flying.remove(&id));
+                let mut state = self.lock();
+                state.heard = state.heard.wrapping_add(1);
+                let flying = id.and_then(|id| state.flying.remove(&id));
+                drop(state);
                 match flying {
                     Some(flying) => flying.mailbox.end(Ending::Reply(reply)),
                     None => tracing::debug!(server = self.server, ?id, "answer to no request"),

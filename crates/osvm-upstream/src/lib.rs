@@ -4,7 +4,8 @@
 //! Server ── which link? ──▶ Link: pipe of a process, of a virtual machine, or HTTP
 //!    │                        │ handshake: server/discover, else initialize
 //!    │◀─ Reply, Relay ────────┘ many requests at once, ids and progress tokens of our own
-//!    └─ Breaker: a server that keeps dying is left alone for a while
+//!    ├─ Breaker: a server that keeps dying is left alone for a while
+//!    └─ Care: a server that lives on is asked whether it does, and started again
 //! ```
 //!
 //! # Invariants
@@ -57,9 +58,10 @@ pub use error::UpstreamError;
 pub use link::{EndLink, Launch, LaunchError, Link};
 pub use offer::{LeftOut, Offer};
 pub use outgoing::{ClientFacts, Deaf, Outgoing, Relay, Reply};
+pub use server::vigil::{Care, Kept};
 pub use server::{Event, Server};
 pub use spec::{Limits, Spec, Target};
-pub use status::{BreakerState, LinkStatus, ServerStatus};
+pub use status::{BreakerState, LinkStatus, Ping, ServerStatus};
 pub use stop::Stop;
 pub use words::Era;
 

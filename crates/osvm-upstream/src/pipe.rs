@@ -133,6 +133,10 @@ impl Channel for Pipe {
         self.shared.flights.clients()
     }
 
+    fn heard(&self) -> u64 {
+        self.shared.flights.heard()
+    }
+
     fn give_up(&self, why: &str) {
         let shared = &self.shared;
         if shared.flights.end(why) {

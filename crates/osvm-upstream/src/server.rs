@@ -6,11 +6,15 @@
 //!                  └─▶ Breaker ─▶ start, handshake ─▶ ──┘ death: Breaker counts
 //! ```
 //!
+//! Whether it lives while nobody asks for anything is looked after in [`vigil`].
+//!
 //! # Not here
 //!
 //! - Asking again: only who asked knows whether a request may be made twice. The exceptions are
 //!   an HTTP session that the server forgot and headers it wanted otherwise, because then it did
 //!   not look at the request.
+
+pub(crate) mod vigil;
 
 use crate::cache::Cache;
 use crate::catalog::{self, NoList};
@@ -19,7 +23,6 @@ use crate::edit::Meta;
 use crate::error::UpstreamError;
 use crate::handshake::{own_call, own_meta};
 use crate::headers;
-use crate::health::{self, Health};
 use crate::mailbox::Lost;
 use crate::notice::Notice;
 use crate::offer::Offer;
@@ -314,7 +317,8 @@ impl Server {
 
     /// How it is.
     pub fn status(&self) -> ServerStatus {
-        let pool = self.links.lock();
+        let mut pool = self.links.lock();
+        pool.prune();
         let links = pool.sessions.iter().chain(&pool.lent);
         let links = links.filter(|session| session.channel.is_alive()).map(|session| LinkStatus {
             era: session.greeting.era,
@@ -331,6 +335,9 @@ impl Server {
             failures: notice.breaker.failures(),
             starts: notice.starts.load(Relaxed),
             deaths: notice.deaths.load(Relaxed),
+            restarts: notice.restarts.load(Relaxed),
+            restarting: pool.fallen.is_some() && pool.sessions.is_empty(),
+            last_ping: notice.last_ping(),
             requests: notice.requests.load(Relaxed),
             last_error: notice.last_error(),
             links: links.collect(),
@@ -367,24 +374,6 @@ impl Server {
             session.channel.end(self.spec.end_timeout);
         }
         leaving.len()
-    }
-
-    /// Asks the server on every link that is up whether it lives, and gives up those that do not
-    /// answer for `patience` though no request keeps them busy: what waits there fails at once, and
-    /// the next request starts another. How many were given up.
-    ///
-    /// Waits for the answers. Links that serve one request are not looked at.
-    pub fn look_after(&self, patience: Duration) -> usize {
-        let sessions = self.links.lock().sessions.clone();
-        std::thread::scope(|scope| {
-            let looks: Vec<_> = sessions
-                .iter()
-                .filter(|session| session.channel.is_alive())
-                .map(|session| scope.spawn(|| health::look(session, patience, &self.ended)))
-                .collect();
-            // A panic in one has ended it.
-            looks.into_iter().filter_map(|look| look.join().ok()).filter(Health::is_dead).count()
-        })
     }
 
     fn lost(&self, method: &str, lost: Lost) -> UpstreamError {

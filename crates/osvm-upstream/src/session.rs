@@ -9,9 +9,9 @@
 
 use crate::channel::Channel;
 use crate::handshake::Greeting;
+use crate::health::Pulse;
 use crate::outgoing::ClientFacts;
 use crate::words::{Asks, Era, Level, canonical};
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,8 +65,8 @@ pub(crate) struct Session {
     pub(crate) key: Key,
     pub(crate) facts: serde_json::Map<String, serde_json::Value>,
     used: Mutex<Instant>,
-    /// Since it did not answer a ping: the requests that may keep it busy.
-    pub(crate) suspect: Mutex<Option<HashSet<u64>>>,
+    /// What is known of its health.
+    pub(crate) pulse: Mutex<Pulse>,
     /// From which level on the server logs, once it was told.
     pub(crate) level: Mutex<Option<Level>>,
 }
@@ -78,13 +78,18 @@ impl Session {
         key: Key,
         facts: serde_json::Map<String, serde_json::Value>,
     ) -> Arc<Self> {
-        let (used, suspect, level) =
-            (Mutex::new(Instant::now()), Mutex::default(), Mutex::default());
-        Arc::new(Self { channel, greeting, key, facts, used, suspect, level })
+        let pulse = Mutex::new(Pulse::new(channel.heard()));
+        let (used, level) = (Mutex::new(Instant::now()), Mutex::default());
+        Arc::new(Self { channel, greeting, key, facts, used, pulse, level })
     }
 
     fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.was_used(Instant::now());
+    }
+
+    /// Some request used it at that time for the last time.
+    pub(crate) fn was_used(&self, at: Instant) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     fn used(&self) -> Instant {
@@ -115,6 +120,18 @@ pub(crate) struct Pool {
     starting: Vec<Option<Key>>,
     pub(crate) known: Option<Known>,
     pub(crate) shut: bool,
+    /// Somebody starts again what breaks.
+    pub(crate) kept: bool,
+    /// What broke and has to be started again.
+    pub(crate) fallen: Option<Fallen>,
+}
+
+/// A link that broke by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Fallen {
+    pub(crate) facts: serde_json::Map<String, serde_json::Value>,
+    /// When a request took it last.
+    pub(crate) used: Instant,
 }
 
 /// What to do for a link.
@@ -142,7 +159,7 @@ impl Pool {
         if self.shut {
             return Step::Shut;
         }
-        self.sessions.retain(|session| session.channel.is_alive());
+        self.prune();
         let key = self.era(wanted.era).map(|era| wanted.key(era));
         if let Some(session) =
             self.sessions.iter().find(|session| Some(&session.key) == key.as_ref())
@@ -182,6 +199,15 @@ impl Pool {
         self.learn(&session.greeting, key);
         self.sessions.push(session);
         None
+    }
+
+    /// Takes out the sessions that broke.
+    pub(crate) fn prune(&mut self) {
+        for session in self.sessions.extract_if(.., |session| !session.channel.is_alive()) {
+            if self.kept {
+                self.fallen = Some(Fallen { facts: session.facts.clone(), used: session.used() });
+            }
+        }
     }
 
     /// Takes out the sessions that nobody uses, and that nobody has used for `idle`.

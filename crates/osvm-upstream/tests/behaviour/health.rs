@@ -34,8 +34,10 @@ fn within(server: &Server, method: &str, patience: Duration) -> Result<Value, Up
     asked.of(server, &Notes::default())
 }
 
-/// Has the server hang, and does not wait for it.
+/// Has the server hang after a look at it, and does not wait for it.
 fn hang(server: &Server) {
+    // What it has answered before says nothing any more.
+    assert_eq!(server.look_after(PATIENCE), 0);
     let hung = within(server, "hang", Duration::from_millis(100));
     assert!(matches!(hung, Err(UpstreamError::Deadline { .. })));
 }
@@ -47,7 +49,9 @@ fn a_server_that_answers_is_left_alone() {
     let server = script.server();
     assert_eq!(server.look_after(PATIENCE), 0, "nothing runs yet");
     ask(&server, "work").unwrap();
+    assert_eq!((server.look_after(PATIENCE), server.status().last_ping), (0, None), "it answers");
     assert_eq!(server.look_after(PATIENCE), 0);
+    assert!(server.status().last_ping.unwrap().answer_ms.is_some());
     ask(&server, "work").unwrap();
     assert_eq!((script.starts(), server.status().deaths), (1, 0));
 }
@@ -117,7 +121,8 @@ fn what_waits_on_a_server_that_is_given_up_fails_at_once_and_the_next_request_st
     assert!(waited < Duration::from_secs(5), "{waited:?}");
     let status = server.status();
     assert_eq!((status.deaths, status.links.len()), (1, 0));
-    assert!(status.last_error.unwrap().contains("did not answer"));
+    assert!(status.last_error.unwrap().contains("did not answer `ping` 3 times in a row"));
+    assert_eq!(status.last_ping.unwrap().answer_ms, None);
     ask(&server, "work").unwrap();
     assert_eq!((script.starts(), script.ends()), (2, 1));
 }

@@ -11,3 +11,4 @@ mod offers;
 mod process;
 mod sdk;
 mod support;
+mod vigil;

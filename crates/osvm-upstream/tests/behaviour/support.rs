@@ -40,6 +40,11 @@ impl Wire {
         let _gone = self.write.write_all(bytes);
     }
 
+    /// Ends the link, as a server does that ends.
+    pub(crate) fn hang_up(&mut self) {
+        let _gone = self.write.shutdown(Shutdown::Both);
+    }
+
     pub(crate) fn result(&mut self, request: &Value, result: &Value) {
         self.send(&json!({"jsonrpc": "2.0", "id": request["id"], "result": result}));
     }
