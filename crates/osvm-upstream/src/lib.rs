@@ -58,7 +58,7 @@ pub use error::UpstreamError;
 pub use link::{EndLink, Launch, LaunchError, Link};
 pub use offer::{LeftOut, Offer};
 pub use outgoing::{ClientFacts, Deaf, Outgoing, Relay, Reply};
-pub use server::vigil::{Care, Kept};
+pub use server::vigil::{Care, IsWanted, Kept};
 pub use server::{Event, Server};
 pub use spec::{Limits, Spec, Target};
 pub use status::{BreakerState, LinkStatus, Ping, ServerStatus};

@@ -34,6 +34,9 @@ use std::time::{Duration, Instant};
 /// How long to wait where no link can be had for other reasons than the server.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// Says from the facts of a link whether it is to be there.
+pub type IsWanted = Arc<dyn Fn(&Map<String, Value>) -> bool + Send + Sync>;
+
 /// How a server that lives on is looked after.
 #[derive(Clone)]
 pub struct Care {
@@ -44,7 +47,7 @@ pub struct Care {
     /// What has not been used for this long is not started again.
     pub idle: Duration,
     /// Asked with the facts of a link that broke: whether another one is wanted.
-    pub wanted: Arc<dyn Fn(&Map<String, Value>) -> bool + Send + Sync>,
+    pub wanted: IsWanted,
 }
 
 impl fmt::Debug for Care {
