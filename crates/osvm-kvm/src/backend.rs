@@ -4,14 +4,15 @@ use crate::control::{self, Control, Event, MAX_TEXT, NotStarted, Start};
 use crate::machine::KvmMachine;
 use crate::vm_process::now;
 use osvm_vmm::process::{Launch, VmProcess};
-use osvm_vmm::{Backend, BootError, Machine, MachineSpec, clean};
+use osvm_vmm::{Backend, BootError, Machine, MachineSpec, MemoryMib, clean};
 use rustix::fs::{Access, MemfdFlags, SealFlags, access, fcntl_add_seals, ftruncate, memfd_create};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Guest memory ends where the devices begin.
@@ -35,9 +36,9 @@ pub struct KvmBackend {
 
 /// A VM process that has no spec yet.
 #[derive(Debug)]
-struct Prepared {
+pub(crate) struct Prepared {
     process: VmProcess,
-    control: Control<OwnedFd>,
+    pub(crate) control: Control<OwnedFd>,
     begun: u64,
 }
 
@@ -74,28 +75,16 @@ impl KvmBackend {
     }
 
     fn spawn(&self) -> Result<Prepared, BootError> {
-        let begun = now();
-        let (control, theirs) = control::pair().map_err(host("a socket pair"))?;
-        let launch =
-            Launch { program: &self.vm_program, args: &[], stdin: theirs, fds: Vec::new() };
-        let process = VmProcess::spawn(launch).map_err(|source| BootError::Program {
-            program: self.vm_program.clone(),
-            source,
-            fix: "build it with `cargo build --release -p osvm --bins`",
-        })?;
-        Ok(Prepared { process, control, begun })
+        Prepared::spawn(&self.vm_program, &[])
     }
 
     /// Like [`Backend::boot`], with the machine's own type.
     pub fn start(&self, spec: &MachineSpec) -> Result<KvmMachine, BootError> {
-        if MAX_MEMORY < spec.memory.bytes() {
-            let what = format!("{} MiB of memory: at most 3072 MiB fit", spec.memory.mib());
-            return Err(BootError::Unsupported { backend: self.name(), what });
-        }
+        check_memory(self.name(), spec.memory)?;
         let prepared = self.lock().take();
-        let Prepared { process, control, begun } = prepared.map_or_else(|| self.spawn(), Ok)?;
+        let prepared = prepared.map_or_else(|| self.spawn(), Ok)?;
         // From here on the VM process makes its empty VM, while this side prepares the rest.
-        let memory = guest_memory(spec.memory.bytes())?;
+        let memory = guest_memory(spec.memory.bytes(), SealFlags::SEAL)?;
         let start = Start {
             memory: spec.memory.bytes(),
             cid: spec.cid.get(),
@@ -105,10 +94,33 @@ impl KvmBackend {
         };
         let mut fds = vec![spec.image.file.as_fd(), memory.as_fd(), spec.console.as_fd()];
         fds.extend(spec.lease.as_deref().map(AsFd::as_fd));
+        let control = &prepared.control;
         let sent = control.send(&start, &fds).and_then(|()| match &spec.boot_page[..] {
             [] => Ok(()),
             page => control.send_bytes(page, &[]),
         });
+        prepared.started(memory, sent, &spec.image.name)
+    }
+}
+
+impl Prepared {
+    /// Starts `program` as a VM process.
+    pub(crate) fn spawn(program: &Path, args: &[OsString]) -> Result<Self, BootError> {
+        let begun = now();
+        let (control, theirs) = control::pair().map_err(host("a socket pair"))?;
+        let launch = Launch { program, args, stdin: theirs, fds: Vec::new() };
+        let process = VmProcess::spawn(launch).map_err(|error| no_program(program, error))?;
+        Ok(Self { process, control, begun })
+    }
+
+    /// Waits until the guest has begun, after its spec was `sent`. `image` is what it boots.
+    pub(crate) fn started(
+        self,
+        memory: Arc<File>,
+        sent: io::Result<()>,
+        image: &str,
+    ) -> Result<KvmMachine, BootError> {
+        let Self { process, control, begun } = self;
         let mut machine = KvmMachine::new(process, control, memory, begun);
         match sent {
             Ok(()) => {}
@@ -121,7 +133,7 @@ impl KvmBackend {
                 machine.started(jail, times);
                 Ok(machine)
             }
-            Ok(Some(Event::NotStarted(reason))) => Err(refusal(reason, &spec.image.name)),
+            Ok(Some(Event::NotStarted(reason))) => Err(refusal(reason, image)),
             Ok(Some(_)) => Err(BootError::VmProcess { reason: "it answered out of turn".into() }),
             Ok(None) => Err(BootError::VmProcess { reason: machine.epitaph() }),
             Err(source) => Err(host("an answer from the VM process")(source)),
@@ -135,13 +147,8 @@ impl Backend for KvmBackend {
     }
 
     fn probe(&self) -> Result<(), BootError> {
-        let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-        kvm.map_err(BootError::OpenKvm)?;
-        access(&self.vm_program, Access::EXEC_OK).map_err(|error| BootError::Program {
-            program: self.vm_program.clone(),
-            source: error.into(),
-            fix: "build it with `cargo build --release -p osvm --bins`",
-        })
+        check_kvm()?;
+        check_program(&self.vm_program)
     }
 
     fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
@@ -149,20 +156,45 @@ impl Backend for KvmBackend {
     }
 }
 
-/// A memory file, so that both processes hold the same pages and osvm can count them. Sealed:
-/// the VM process can't make it larger or smaller.
-fn guest_memory(bytes: u64) -> Result<OwnedFd, BootError> {
+/// Refuses more memory than fits.
+pub(crate) fn check_memory(backend: &'static str, memory: MemoryMib) -> Result<(), BootError> {
+    if memory.bytes() <= MAX_MEMORY {
+        return Ok(());
+    }
+    let what = format!("{} MiB of memory: at most 3072 MiB fit", memory.mib());
+    Err(BootError::Unsupported { backend, what })
+}
+
+/// Whether `/dev/kvm` can be opened.
+pub(crate) fn check_kvm() -> Result<(), BootError> {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    kvm.map(drop).map_err(BootError::OpenKvm)
+}
+
+/// Whether `program`, the VM process, can be started.
+pub(crate) fn check_program(program: &Path) -> Result<(), BootError> {
+    access(program, Access::EXEC_OK).map_err(|error| no_program(program, error.into()))
+}
+
+fn no_program(program: &Path, source: io::Error) -> BootError {
+    let fix = "build it with `cargo build --release -p osvm --bins`";
+    BootError::Program { program: program.to_owned(), source, fix }
+}
+
+/// A memory file, so that both processes hold the same pages and osvm can count them. The VM
+/// process can't make it larger or smaller; `seals` are added to that.
+pub(crate) fn guest_memory(bytes: u64, seals: SealFlags) -> Result<Arc<File>, BootError> {
     let make = || {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("osvm-guest", flags)?;
         ftruncate(&file, bytes)?;
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(file)
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | seals)?;
+        Ok(Arc::new(File::from(file)))
     };
     make().map_err(|error: rustix::io::Errno| host("guest memory")(error.into()))
 }
 
-fn host(what: &'static str) -> impl Fn(io::Error) -> BootError {
+pub(crate) fn host(what: &'static str) -> impl Fn(io::Error) -> BootError {
     move |source| BootError::Host { what, source }
 }
 
@@ -172,6 +204,10 @@ fn refusal(reason: NotStarted, image: &str) -> BootError {
         NotStarted::OpenKvm { errno } => BootError::OpenKvm(io::Error::from_raw_os_error(errno)),
         NotStarted::BadImage { reason } => {
             BootError::BadImage { name: image.into(), reason: clean(reason.as_bytes(), MAX_TEXT) }
+        }
+        NotStarted::BadState { reason } => {
+            let reason = clean(reason.as_bytes(), MAX_TEXT);
+            BootError::VmProcess { reason: format!("the saved state is unfit: {reason}") }
         }
         NotStarted::Step { what, errno } => {
             let what = clean(what.as_bytes(), MAX_TEXT);

@@ -11,6 +11,9 @@
 //!                                          ◀── Ended
 //! ```
 //!
+//! A Linux guest is started with another first message, [`StartLinux`], and may be told to save
+//! itself: [`Order::Save`], answered by [`Event::Saved`] or [`Event::NotSaved`], is its end.
+//!
 //! A SOCK_SEQPACKET pair: one message is one packet, descriptors travel with it, and an end that
 //! is gone reads as end of file. Both sides are built together, so the encoding has no version.
 
@@ -36,7 +39,7 @@ pub(crate) const MAX_TEXT: usize = 600;
 /// Longest message of osvm, in bytes: a boot page with its header of 12 bytes.
 pub(crate) const MAX_ORDER: usize = MAX_BODY as usize + 12;
 /// Most descriptors that come with a message.
-const MAX_FDS: usize = 4;
+const MAX_FDS: usize = 6;
 
 /// The first message of osvm. Its descriptors are the kernel, the guest's memory, the console
 /// and, if there is one, the lease.
@@ -60,13 +63,40 @@ impl Start {
     }
 }
 
-/// A later message of osvm, with the host's end of the stream as its descriptor.
+/// The first message of osvm for a Linux guest. Its descriptors are the guest's memory, the
+/// console, the root file system, what `life` names and, if there is one, the lease.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Connect {
-    /// Comes back in the answer.
-    pub(crate) token: u64,
-    /// The port inside the guest.
-    pub(crate) port: u32,
+pub(crate) struct StartLinux {
+    /// Guest memory in bytes; the memory file has this size.
+    pub(crate) memory: u64,
+    /// The guest's address.
+    pub(crate) cid: u32,
+    /// How the guest begins.
+    pub(crate) life: Life,
+}
+
+/// How a Linux guest begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum Life {
+    /// From its kernel. Descriptors: the kernel and the initial RAM disk.
+    Boot,
+    /// As a copy, which keeps what it writes to memory to itself. Descriptor: the saved state.
+    Copy,
+}
+
+/// A later message of osvm.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum Order {
+    /// Open a stream. The host's end is the message's descriptor.
+    Connect {
+        /// Comes back in the answer.
+        token: u64,
+        /// The port inside the guest.
+        port: u32,
+    },
+    /// Stop the guest, write its state to the file that is the message's descriptor, and end. For
+    /// Linux guests only.
+    Save,
 }
 
 /// A message of the VM process.
@@ -93,6 +123,13 @@ pub(crate) enum Event {
     },
     /// The guest has sent its first payload bytes.
     Counted(Counts),
+    /// The guest is stopped and its state is written; the process ends.
+    Saved,
+    /// The guest is stopped and could not be saved; the process ends.
+    NotSaved {
+        /// What failed.
+        reason: String,
+    },
     /// The guest has ended.
     Ended(End),
 }
@@ -107,6 +144,11 @@ pub(crate) enum NotStarted {
     },
     /// The image can't be booted.
     BadImage {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The saved state of a guest can't be taken up.
+    BadState {
         /// What is wrong with it.
         reason: String,
     },
@@ -136,8 +178,10 @@ pub(crate) enum End {
         /// The guest-physical address.
         address: u64,
     },
-    /// It broke the rules of its vsock device.
+    /// It broke the rules of a device.
     DeviceAbuse {
+        /// Whose rules.
+        device: Device,
         /// The rule.
         reason: String,
     },
@@ -156,10 +200,28 @@ impl From<End> for Death {
             End::TripleFault => Self::TripleFault,
             End::ShutDown => Self::ShutDown,
             End::OutOfBounds { address } => Self::OutOfBounds { address },
-            End::DeviceAbuse { reason } => {
-                Self::DeviceAbuse { device: "vsock device", reason: clean(reason) }
+            End::DeviceAbuse { device, reason } => {
+                Self::DeviceAbuse { device: device.name(), reason: clean(reason) }
             }
             End::VmmFailed { reason } => Self::VmmFailed { reason: clean(reason) },
+        }
+    }
+}
+
+/// A device with rules that a guest can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum Device {
+    /// The stream.
+    Vsock,
+    /// The root file system.
+    Block,
+}
+
+impl Device {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Vsock => "vsock device",
+            Self::Block => "block device",
         }
     }
 }

@@ -1,13 +1,23 @@
 //! What keeps a VM process from starting its guest, on its way to the control socket.
 
 use crate::control::NotStarted;
-use std::io;
+use std::{fmt, io};
 
 /// One failed step.
 #[derive(Debug)]
 pub(crate) struct StepFailed {
     what: &'static str,
     errno: i32,
+}
+
+impl fmt::Display for StepFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, errno } = self;
+        match errno {
+            0 => write!(f, "it could not {what}"),
+            errno => write!(f, "it could not {what}: {}", io::Error::from_raw_os_error(*errno)),
+        }
+    }
 }
 
 /// Names the step that failed: `open().or_fail("map guest memory")`.

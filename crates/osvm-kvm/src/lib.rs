@@ -16,6 +16,9 @@
 //!   A guest that has taken over its VM process gains that process's rights: none.
 //! - osvm never parses the guest image; the VM process does.
 //!
+//! A Linux guest ([`KvmLinux`]) has more of a machine around it, in a VM process of another kind;
+//! it can be saved, and started again as often as wanted.
+//!
 //! # Not here
 //!
 //! - The device the guest talks to: `osvm-vsock`.
@@ -28,10 +31,12 @@ mod cpu;
 mod error;
 pub mod guard;
 mod kvm_stats;
+mod linux;
 mod machine;
 pub mod probe;
 pub mod vm_process;
 
 pub use backend::{BootProtocol, KvmBackend};
 pub use control::{BootTimes, Counts, Jail};
+pub use linux::KvmLinux;
 pub use machine::KvmMachine;

@@ -1,15 +1,18 @@
 //! One running guest, seen from osvm.
 
-use crate::control::{BootTimes, Connect, Control, Counts, End, Event, Jail, MAX_EVENT};
+use crate::control::{BootTimes, Control, Counts, End, Event, Jail, MAX_EVENT, MAX_TEXT, Order};
+use osvm_vmm::linux::SnapshotError;
 use osvm_vmm::process::VmProcess;
 use osvm_vmm::{ConnectError, Death, GuestStream, Killer, Machine, Usage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long [`Machine::death`] waits for a guest that may be about to end by itself: a guest
@@ -22,7 +25,7 @@ pub struct KvmMachine {
     // Declared first, so it drops first: the process is gone before its memory is given back.
     process: VmProcess,
     control: Control<OwnedFd>,
-    memory: OwnedFd,
+    memory: Arc<File>,
     begun: u64,
     boot: Option<(Jail, BootTimes)>,
     next_token: u64,
@@ -34,7 +37,7 @@ impl KvmMachine {
     pub(crate) fn new(
         process: VmProcess,
         control: Control<OwnedFd>,
-        memory: OwnedFd,
+        memory: Arc<File>,
         begun: u64,
     ) -> Self {
         let (boot, counts, ended) = (None, None, None);
@@ -112,6 +115,8 @@ impl KvmMachine {
             Event::Accepted { .. }
             | Event::Refused { .. }
             | Event::Ready { .. }
+            | Event::Saved
+            | Event::NotSaved { .. }
             | Event::NotStarted(_) => {}
         }
     }
@@ -135,6 +140,50 @@ impl KvmMachine {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Has a Linux guest written to `state` and stopped, and waits until its VM process is gone.
+    /// What the guest's memory holds then belongs to that state.
+    pub(crate) fn save(&mut self, state: &File, deadline: Instant) -> Result<(), SnapshotError> {
+        let refused = |reason| SnapshotError::Refused { reason };
+        match self.control.send(&Order::Save, &[state.as_fd()]) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
+        loop {
+            match self.event_before(deadline) {
+                Ok(Some(Event::Saved)) => break,
+                Ok(Some(Event::NotSaved { reason })) => {
+                    return Err(refused(osvm_vmm::clean(reason.as_bytes(), MAX_TEXT)));
+                }
+                Ok(Some(Event::Ended(end))) => {
+                    self.ended = Some(end);
+                    return Err(refused(self.death().to_string()));
+                }
+                Ok(Some(other)) => self.note(other),
+                Ok(None) => return Err(refused(self.death().to_string())),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(SnapshotError::Deadline);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.process.end()?;
+        Ok(())
+    }
+
+    /// The guest's memory, which the VM process holds too.
+    pub(crate) fn memory(&self) -> &Arc<File> {
+        &self.memory
+    }
+
+    pub(crate) fn process(&mut self) -> &mut VmProcess {
+        &mut self.process
+    }
+
+    /// Memory that the VM process shares with no other, in KiB.
+    pub(crate) fn private_kb(&self) -> Option<u64> {
+        self.process.private_kb()
     }
 
     /// Why a VM process ended that did not say so itself.
@@ -173,7 +222,7 @@ impl Machine for KvmMachine {
                 .map_err(io::Error::from)?;
         let token = self.next_token;
         self.next_token += 1;
-        match self.control.send(&Connect { token, port }, &[theirs.as_fd()]) {
+        match self.control.send(&Order::Connect { token, port }, &[theirs.as_fd()]) {
             Ok(()) => {}
             // It has ended; the answer will be its last words.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -190,7 +239,8 @@ impl Machine for KvmMachine {
 
     fn usage(&self) -> Usage {
         // In units of 512 bytes, whatever the file system's block size.
-        let blocks = rustix::fs::fstat(&self.memory).ok().map(|stat| stat.st_blocks.unsigned_abs());
+        let blocks =
+            rustix::fs::fstat(&*self.memory).ok().map(|stat| stat.st_blocks.unsigned_abs());
         Usage { guest_memory_kb: blocks.map(|blocks| blocks / 2) }
     }
 

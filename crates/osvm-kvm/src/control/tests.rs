@@ -8,12 +8,13 @@ fn a_message_arrives_with_its_descriptors() {
     let (ours, theirs) = pair().unwrap();
     let theirs = Control::new(theirs);
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    ours.send(&Connect { token: 7, port: 5252 }, &[writer.as_fd()]).unwrap();
+    ours.send(&Order::Connect { token: 7, port: 5252 }, &[writer.as_fd()]).unwrap();
     drop(writer);
 
     let mut buffer = [0; 256];
     let received = theirs.receive(&mut buffer, RecvFlags::empty()).unwrap().unwrap();
-    let Connect { token, port } = serde_json::from_slice(&buffer[..received.len]).unwrap();
+    let order = serde_json::from_slice(&buffer[..received.len]).unwrap();
+    let Order::Connect { token, port } = order else { panic!("{order:?}") };
     assert_eq!((token, port), (7, 5252));
     let [fd] = &received.fds[..] else { panic!("{received:?}") };
     rustix::io::write(fd, b"x").unwrap();
@@ -66,10 +67,10 @@ fn surplus_descriptors_are_refused_and_closed() {
     let (ours, theirs) = pair().unwrap();
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     // More than the receiver has room for.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
-    let eight = [writer.as_fd(); 8];
-    assert!(rights.push(SendAncillaryMessage::ScmRights(&eight)));
+    let surplus = [writer.as_fd(); 16];
+    assert!(rights.push(SendAncillaryMessage::ScmRights(&surplus)));
     sendmsg(&ours, &[IoSlice::new(b"x")], &mut rights, SendFlags::NOSIGNAL).unwrap();
     drop(writer);
     let refusal = Control::new(theirs).receive(&mut [0; 16], RecvFlags::DONTWAIT).unwrap_err();

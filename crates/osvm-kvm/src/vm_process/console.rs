@@ -22,8 +22,9 @@ pub(super) const LIMIT: usize = 64 * 1024;
 pub(super) const CUT: &[u8] = b"\nosvm: the guest's console is cut here, after 64 KiB\n";
 /// Longest line that is looked at for last words, in bytes.
 const MAX_LINE: usize = 512;
-/// How a guest begins the line that says why it gives up.
-const LAST_WORDS: [&[u8]; 2] = [b"osvm-guest: panic: ", b"osvm-guest: fault: "];
+/// How a guest of ours, or its Linux kernel, begins the line that says why it gives up.
+const LAST_WORDS: [&[u8]; 3] =
+    [b"osvm-guest: panic: ", b"osvm-guest: fault: ", b"Kernel panic - not syncing: "];
 
 /// The serial port and what has come through it.
 #[derive(Debug)]
@@ -79,9 +80,10 @@ impl Console {
     }
 
     fn end_line(&mut self) {
-        if LAST_WORDS.iter().any(|start| self.line.starts_with(start)) {
+        let line = after_time(&self.line);
+        if let Some(words) = LAST_WORDS.iter().find_map(|start| line.strip_prefix(*start)) {
             // The first reason counts; what follows is often its consequence.
-            self.last_words.get_or_insert_with(|| self.line.clone());
+            self.last_words.get_or_insert_with(|| words.trim_ascii_end().to_vec());
         }
         self.line.clear();
     }
@@ -108,10 +110,18 @@ impl Console {
     /// Why the guest gave up, if it said so: the line without its beginning.
     pub(super) fn last_words(&mut self) -> Option<String> {
         self.end_line();
-        let line = self.last_words.as_deref()?;
-        let words = LAST_WORDS.iter().find_map(|start| line.strip_prefix(*start))?;
+        let words = self.last_words.as_deref()?;
         Some(String::from_utf8_lossy(words).into_owned())
     }
+}
+
+/// A line of Linux's log without the time in front, `[    0.123456] `; others as they are.
+fn after_time(line: &[u8]) -> &[u8] {
+    let rest = line.strip_prefix(b"[").and_then(|rest| {
+        let end = rest.iter().position(|byte| !matches!(byte, b' ' | b'.' | b'0'..=b'9'))?;
+        rest.get(end..)?.strip_prefix(b"] ")
+    });
+    rest.unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -156,6 +166,17 @@ mod tests {
     #[test]
     fn a_line_that_mentions_a_panic_is_not_one() {
         check(b"log: osvm-guest: panic: no\n", b"log: osvm-guest: panic: no\n", None);
+    }
+
+    #[test]
+    fn linux_says_why_with_the_time_and_a_carriage_return() {
+        let text = b"[    1.250000] Kernel panic - not syncing: Attempted to kill init!\r\n";
+        check(text, text, Some("Attempted to kill init!"));
+        check(
+            b"[x] Kernel panic - not syncing: no\n",
+            b"[x] Kernel panic - not syncing: no\n",
+            None,
+        );
     }
 
     #[test]

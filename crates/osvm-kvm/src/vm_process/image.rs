@@ -14,8 +14,12 @@
 //!
 //! - The image is a stranger's: what does not fit into guest memory is refused, and nothing but
 //!   guest memory is written.
-//! - The memory map has one entry, the whole of guest memory. There are no holes in it: this
-//!   machine has no firmware and no legacy devices there.
+//! - A unikernel's memory map has one entry, the whole of guest memory. There are no holes in it:
+//!   this machine has no firmware and no legacy devices there.
+//!
+//! # Not here
+//!
+//! - What else goes into the memory of a Linux guest: [`linux::boot`](super::linux).
 
 use crate::BootProtocol;
 use crate::control::NotStarted;
@@ -35,7 +39,7 @@ const MEMORY_MAP_AT: u64 = 0x6100;
 const MODULES_AT: u64 = 0x6200;
 const BOOT_PARAMS_AT: u64 = 0x7000;
 const PAGE_TABLES_AT: u64 = 0x9000;
-const COMMAND_LINE_AT: u64 = 0x2_0000;
+pub(super) const COMMAND_LINE_AT: u64 = 0x2_0000;
 const BOOT_PAGE_AT: u64 = 0x3_0000;
 /// Where entry points begin. A part of an image that is loaded below is overwritten by the above.
 const IMAGE_FROM: u64 = 0x10_0000;
@@ -55,26 +59,41 @@ pub(super) fn load(
     protocol: BootProtocol,
     boot_page: &[u8],
 ) -> Result<Entry, NotStarted> {
-    check_class(kernel)?;
-    let lowest = Some(GuestAddress(IMAGE_FROM));
-    let image = Elf::load(memory, None, kernel, lowest).map_err(|error| bad(&error.to_string()))?;
-    let end = memory.last_addr().raw_value();
-    if end < image.kernel_end {
-        return Err(bad("it does not fit into the guest's memory"));
-    }
+    let image = load_elf(memory, kernel)?;
     let write = |bytes: &[u8], at| memory.write_slice(bytes, GuestAddress(at));
     let written =
         write(COMMAND_LINE, COMMAND_LINE_AT).and_then(|()| write(boot_page, BOOT_PAGE_AT));
-    let entry =
-        written.map_err(|_| bad("there is no room for its boot page")).map(
-            |()| match protocol {
-                BootProtocol::Pvh => pvh(memory, &image, boot_page.len()),
-                BootProtocol::Linux64 => linux64(memory, &image, boot_page.len()),
-            },
-        )?;
-    let entry = entry?;
+    written.map_err(|_| bad("there is no room for its boot page"))?;
+    let len = boot_page.len();
+    let entry = match protocol {
+        BootProtocol::Pvh => {
+            let map = [ram(0, size(memory))];
+            let module = (len != 0).then_some((BOOT_PAGE_AT, len as u64));
+            pvh(memory, &image, &map, module)?
+        }
+        BootProtocol::Linux64 => linux64(memory, &image, len)?,
+    };
+    check_entry(memory, entry)
+}
+
+/// Loads the segments of `kernel`.
+pub(super) fn load_elf(
+    memory: &GuestMemoryMmap,
+    kernel: &mut File,
+) -> Result<KernelLoaderResult, NotStarted> {
+    check_class(kernel)?;
+    let lowest = Some(GuestAddress(IMAGE_FROM));
+    let image = Elf::load(memory, None, kernel, lowest).map_err(|error| bad(&error.to_string()))?;
+    if memory.last_addr().raw_value() < image.kernel_end {
+        return Err(bad("it does not fit into the guest's memory"));
+    }
+    Ok(image)
+}
+
+/// Refuses an entry point outside of the image's part of memory.
+pub(super) fn check_entry(memory: &GuestMemoryMmap, entry: Entry) -> Result<Entry, NotStarted> {
     let (Entry::Protected { ip, .. } | Entry::Long { ip, .. }) = entry;
-    if !(IMAGE_FROM..end).contains(&ip) {
+    if !(IMAGE_FROM..memory.last_addr().raw_value()).contains(&ip) {
         return Err(bad("its entry point lies outside the guest's memory"));
     }
     Ok(entry)
@@ -90,31 +109,39 @@ fn check_class(kernel: &File) -> Result<(), NotStarted> {
     Ok(())
 }
 
-fn pvh(
+/// Usable memory, as the PVH memory map says it.
+pub(super) fn ram(addr: u64, size: u64) -> hvm_memmap_table_entry {
+    hvm_memmap_table_entry { addr, size, type_: MEMORY_TYPE_RAM, reserved: 0 }
+}
+
+/// Describes the machine at [`START_INFO_AT`]: its memory, the command line at
+/// [`COMMAND_LINE_AT`], and where the one module stands with how many bytes.
+pub(super) fn pvh(
     memory: &GuestMemoryMmap,
     image: &KernelLoaderResult,
-    boot_page: usize,
+    map: &[hvm_memmap_table_entry],
+    module: Option<(u64, u64)>,
 ) -> Result<Entry, NotStarted> {
     let PvhBootCapability::PvhEntryPresent(ip) = image.pvh_boot_cap else {
         return Err(bad("it has no PVH entry point"));
     };
-    let map =
-        hvm_memmap_table_entry { addr: 0, size: size(memory), type_: MEMORY_TYPE_RAM, reserved: 0 };
-    let module =
-        hvm_modlist_entry { paddr: BOOT_PAGE_AT, size: boot_page as u64, ..Default::default() };
+    let (paddr, size) = module.unwrap_or((BOOT_PAGE_AT, 0));
+    let modules = hvm_modlist_entry { paddr, size, ..Default::default() };
     let info = hvm_start_info {
         magic: START_INFO_MAGIC,
         version: 1,
-        nr_modules: (boot_page != 0).into(),
+        nr_modules: module.is_some().into(),
         modlist_paddr: MODULES_AT,
         cmdline_paddr: COMMAND_LINE_AT,
         memmap_paddr: MEMORY_MAP_AT,
-        memmap_entries: 1,
+        memmap_entries: u32::try_from(map.len()).unwrap_or(0),
         ..Default::default()
     };
-    memory
-        .write_obj(map, GuestAddress(MEMORY_MAP_AT))
-        .and_then(|()| memory.write_obj(module, GuestAddress(MODULES_AT)))
+    let entry_at = (MEMORY_MAP_AT..).step_by(size_of::<hvm_memmap_table_entry>());
+    entry_at
+        .zip(map)
+        .try_for_each(|(at, entry)| memory.write_obj(*entry, GuestAddress(at)))
+        .and_then(|()| memory.write_obj(modules, GuestAddress(MODULES_AT)))
         .and_then(|()| memory.write_obj(info, GuestAddress(START_INFO_AT)))
         .map_err(|_| bad("there is no room for its start info"))?;
     Ok(Entry::Protected { ip: ip.raw_value(), info: START_INFO_AT })
@@ -168,11 +195,11 @@ fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMem
     memory.write_slice(&entries, GuestAddress(pages))
 }
 
-fn size(memory: &GuestMemoryMmap) -> u64 {
+pub(super) fn size(memory: &GuestMemoryMmap) -> u64 {
     memory.last_addr().raw_value().saturating_add(1)
 }
 
-fn bad(reason: &str) -> NotStarted {
+pub(super) fn bad(reason: &str) -> NotStarted {
     NotStarted::BadImage { reason: reason.into() }
 }
 

@@ -14,6 +14,10 @@
 use super::console;
 use crate::control::Jail;
 use crate::error::{OrFail, StepFailed};
+use kvm_bindings::{
+    kvm_clock_data, kvm_debugregs, kvm_irq_level, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
+    kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
@@ -32,8 +36,36 @@ use std::io;
 
 /// `_IO(KVMIO, 0x80)` of `linux/kvm.h`.
 const KVM_RUN: u64 = 0xae80;
-/// `_IOR(KVMIO, 0x81, struct kvm_regs)`, 144 bytes: for the report of a failure.
-const KVM_GET_REGS: u64 = 0x8090_ae81;
+/// For the report of a failure.
+const KVM_GET_REGS: u64 = kvm_request::<kvm_regs>(READ, 0x81);
+/// What else a Linux guest needs: its interrupt lines, and reading what belongs to its state.
+const LINUX_REQUESTS: [u64; 12] = [
+    kvm_request::<kvm_irq_level>(WRITE, 0x61),
+    kvm_request::<kvm_irqchip>(READ | WRITE, 0x62),
+    kvm_request::<kvm_clock_data>(READ, 0x7c),
+    kvm_request::<kvm_sregs>(READ, 0x83),
+    kvm_request::<kvm_msrs>(READ | WRITE, 0x88),
+    kvm_request::<kvm_lapic_state>(READ, 0x8e),
+    kvm_request::<kvm_mp_state>(READ, 0x98),
+    kvm_request::<kvm_vcpu_events>(READ, 0x9f),
+    kvm_request::<kvm_pit_state2>(READ, 0x9f),
+    kvm_request::<kvm_debugregs>(READ, 0xa1),
+    kvm_request::<kvm_xsave>(READ, 0xa4),
+    kvm_request::<kvm_xcrs>(READ, 0xa6),
+];
+
+/// Directions of data in a request, as `asm-generic/ioctl.h` encodes them.
+const WRITE: u64 = 1;
+const READ: u64 = 2;
+
+/// A request of `linux/kvm.h` with data of type `T`.
+const fn kvm_request<T>(direction: u64, number: u64) -> u64 {
+    const KVMIO: u64 = 0xae;
+    direction << 30 | (size_of::<T>() as u64) << 16 | KVMIO << 8 | number
+}
+
+/// What the steps with the filter are called.
+const FILTER: &str = "filter system calls";
 
 /// Descriptors: a few of our own, the rest for connections.
 const MAX_DESCRIPTORS: u64 = 16 + osvm_vsock::MAX_CONNECTIONS as u64;
@@ -41,6 +73,9 @@ const MAX_DESCRIPTORS: u64 = 16 + osvm_vsock::MAX_CONNECTIONS as u64;
 const ADDRESS_SPACE: u64 = 128 << 20;
 /// Processor time in seconds after which the process ends, if nobody else ends it: a day.
 const CPU_SECONDS: u64 = 24 * 60 * 60;
+/// Address space of the second thread of a Linux guest on top of that, in bytes: its stack, and
+/// what the C library sets aside for a thread's allocations.
+const THREAD_SPACE: u64 = 192 << 20;
 
 /// System calls the run loop, the device and the allocators of both C libraries make.
 const CALLS: [libc::c_long; 25] = [
@@ -76,22 +111,77 @@ const CALLS: [libc::c_long; 25] = [
     libc::SYS_exit_group,
 ];
 
-/// Locks this process in, after [`leave_network`]. `memory` is the size of the guest's memory and
-/// `console_len` that of the console's file, both in bytes.
-pub(super) fn enter(
-    network_namespace: bool,
-    memory: u64,
-    console_len: u64,
-) -> Result<Jail, StepFailed> {
+/// System calls of a Linux guest besides: two threads that wait for each other, and a disk. One
+/// thread interrupts the other, see [`enter_linux`].
+const LINUX_CALLS: [libc::c_long; 2] = [libc::SYS_futex, libc::SYS_preadv];
+
+/// What the guest's own size says about the limits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Size of the guest's memory, in bytes.
+    pub(super) memory: u64,
+    /// Size of the console's file, in bytes.
+    pub(super) console_len: u64,
+}
+
+/// Locks this process in, after [`leave_network`], for a unikernel.
+pub(super) fn enter(network_namespace: bool, bounds: Bounds) -> Result<Jail, StepFailed> {
     // In this order: Landlock wants no new privileges, and after seccomp none of the others could
     // be called.
+    let landlock = renounce()?;
+    let file_size = console_size(bounds);
+    let limits = [
+        (Resource::As, bounds.memory.saturating_add(ADDRESS_SPACE)),
+        (Resource::Fsize, file_size),
+        (Resource::Cpu, CPU_SECONDS),
+    ];
+    set_limits(&limits)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fail("forbid core dumps")?;
+    let program = filter(&[], BTreeMap::new()).map_err(io::Error::other).or_fail(FILTER)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other).or_fail(FILTER)?;
+    Ok(Jail { seccomp: true, no_capabilities: true, landlock, network_namespace })
+}
+
+/// Locks this process in, after [`leave_network`], for a Linux guest. What `threads` starts is in
+/// the jail too: it has to have begun to run, and may do nothing that this thread may not.
+/// `state` is the most bytes that a saved state has.
+pub(super) fn enter_linux<T>(
+    network_namespace: bool,
+    bounds: Bounds,
+    state: u64,
+    threads: impl FnOnce() -> Result<T, StepFailed>,
+) -> Result<(Jail, T), StepFailed> {
+    // Rights are a thread's own and inherited by those it starts; limits, once set, would forbid
+    // to start any; the filter reaches all of them.
+    let landlock = renounce()?;
+    let threads = threads()?;
+    let limits = [
+        (Resource::As, bounds.memory.saturating_add(ADDRESS_SPACE + THREAD_SPACE)),
+        (Resource::Fsize, console_size(bounds).max(state)),
+    ];
+    set_limits(&limits)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fail("forbid core dumps")?;
+    let kick = libc::SIGUSR1.unsigned_abs().into();
+    let program = when(2, kick).and_then(|rule| {
+        let calls = LINUX_CALLS.map(|call| (call, Vec::new()));
+        let calls = calls.into_iter().chain([(libc::SYS_tgkill, vec![rule])]);
+        filter(&LINUX_REQUESTS, calls.collect())
+    });
+    let program = program.map_err(io::Error::other).or_fail(FILTER)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other).or_fail(FILTER)?;
+    Ok((Jail { seccomp: true, no_capabilities: true, landlock, network_namespace }, threads))
+}
+
+/// Gives up what a thread can give up; returns the version of Landlock.
+fn renounce() -> Result<u8, StepFailed> {
     drop_capabilities()?;
     set_no_new_privs(true).or_fail("give up new privileges")?;
-    let landlock = leave_file_system();
-    set_limits(memory, console_len)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fail("forbid core dumps")?;
-    filter_system_calls()?;
-    Ok(Jail { seccomp: true, no_capabilities: true, landlock, network_namespace })
+    Ok(leave_file_system())
+}
+
+/// A guest that fills its console reaches the console's own limit, not that of its file.
+fn console_size(bounds: Bounds) -> u64 {
+    bounds.console_len.saturating_add((console::LIMIT + console::CUT.len()) as u64)
 }
 
 /// Moves this process into an empty network namespace, if the host lets it. Takes most of the
@@ -131,18 +221,10 @@ fn leave_file_system() -> u8 {
     }
 }
 
-fn set_limits(memory: u64, console_len: u64) -> Result<(), StepFailed> {
-    // A guest that fills its console reaches the console's own limit, not this one.
-    let file_size = console_len.saturating_add((console::LIMIT + console::CUT.len()) as u64);
-    let limits = [
-        (Resource::Nproc, 0),
-        (Resource::Core, 0),
-        (Resource::Nofile, MAX_DESCRIPTORS),
-        (Resource::As, memory.saturating_add(ADDRESS_SPACE)),
-        (Resource::Fsize, file_size),
-        (Resource::Cpu, CPU_SECONDS),
-    ];
-    for (resource, limit) in limits {
+/// Sets what is the same for every guest, and `own`.
+fn set_limits(own: &[(Resource, u64)]) -> Result<(), StepFailed> {
+    let common = [(Resource::Nproc, 0), (Resource::Core, 0), (Resource::Nofile, MAX_DESCRIPTORS)];
+    for (resource, limit) in common.into_iter().chain(own.iter().copied()) {
         // What the host limits further stays so: only root could raise it.
         let limit = Some(getrlimit(resource).maximum.map_or(limit, |given| limit.min(given)));
         let limit = Rlimit { current: limit, maximum: limit };
@@ -151,15 +233,17 @@ fn set_limits(memory: u64, console_len: u64) -> Result<(), StepFailed> {
     Ok(())
 }
 
-fn filter_system_calls() -> Result<(), StepFailed> {
-    let program = filter().map_err(io::Error::other).or_fail("make the system call filter")?;
-    seccompiler::apply_filter(&program).map_err(io::Error::other).or_fail("filter system calls")
-}
-
-fn filter() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
+/// The filter: the common list, `requests` to KVM and `calls` besides.
+fn filter(
+    requests: &[u64],
+    calls: BTreeMap<i64, Vec<SeccompRule>>,
+) -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_ioctl, vec![when(1, KVM_RUN)?, when(1, KVM_GET_REGS)?]);
+    rules.extend(calls);
+    let requests = [KVM_RUN, KVM_GET_REGS].into_iter().chain(requests.iter().copied());
+    let requests: Result<_, _> = requests.map(|request| when(1, request)).collect();
+    rules.insert(libc::SYS_ioctl, requests?);
     // In builds for tests, the standard library checks that what it closes is open.
     rules.insert(libc::SYS_fcntl, vec![when(1, libc::F_GETFD.unsigned_abs().into())?]);
     // Memory of a heap: private, and never executable.

@@ -17,7 +17,7 @@
 
 use super::Socket;
 use super::console::Console;
-use crate::control::{Connect, Counts, End, Event, MAX_TEXT};
+use crate::control::{Counts, Device, End, Event, MAX_TEXT, Order};
 use crate::error::{OrFail, StepFailed};
 use crate::kvm_stats::KvmStats;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
@@ -47,6 +47,8 @@ enum Pause {
     /// The guest asked for something KVM can't interpret.
     InternalError,
 }
+
+const NO_MEMORY: &str = "the host has no memory left for the guest";
 
 /// Who woke the process.
 const FROM_OSVM: u64 = 0;
@@ -93,18 +95,9 @@ impl Running {
         Ok(Self { vcpu, parts, _lease: lease })
     }
 
-    /// Lets KVM do what it does at the first entry, without an instruction of the guest: it starts
-    /// a thread of its own in this process, which the jail's limits would forbid.
+    /// See [`enter_without_running`].
     pub(super) fn enter_without_running(&mut self) -> Result<(), StepFailed> {
-        self.vcpu.set_kvm_immediate_exit(1);
-        let refused = match self.vcpu.run().map(|_| ()) {
-            // What an immediate exit looks like.
-            Err(error) if error.errno() == libc::EINTR => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => Err(kvm_ioctls::Error::new(libc::EIO)),
-        };
-        self.vcpu.set_kvm_immediate_exit(0);
-        refused.or_fail("enter the VM")
+        enter_without_running(&mut self.vcpu)
     }
 
     /// Runs the guest until it ends, and says how.
@@ -117,45 +110,86 @@ impl Running {
             let ended = match paused {
                 Ok(None) => continue,
                 Ok(Some(Pause::Halted)) => self.parts.wait(osvm).err(),
-                Ok(Some(Pause::InternalError)) => Some(self.internal_error()),
+                Ok(Some(Pause::InternalError)) => Some(internal_error(&mut self.vcpu)),
                 Err(end) => Some(end),
             };
             if let Some(end) = ended {
-                return self.parts.last(end);
+                return last(&mut self.parts.console, end);
             }
         }
     }
+}
 
-    /// Says what KVM could not do, with the bytes of the instruction if it is known.
-    fn internal_error(&mut self) -> End {
-        let rip = self.vcpu.get_regs().map_or(0, |regs| regs.rip);
-        let run = self.vcpu.get_kvm_run();
-        // SAFETY: the exit was KVM_EXIT_INTERNAL_ERROR, for which KVM fills in this member; all
-        // of its bit patterns are valid.
-        let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
-        let reason = if failure.suberror == KVM_INTERNAL_ERROR_EMULATION {
-            // SAFETY: the only member of this union, plain bytes.
-            let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
-            // Flag 1: the instruction's bytes are there (linux/kvm.h).
-            let known = 3 <= failure.ndata && failure.flags & 1 != 0;
-            let len = if known { usize::from(instruction.insn_size) } else { 0 };
-            let bytes = instruction.insn_bytes.iter().take(len);
-            let bytes: String = bytes.map(|byte| format!(" {byte:02x}")).collect();
-            format!("KVM cannot interpret the instruction{bytes} at {rip:#x}")
-        } else {
-            format!("KVM failed with internal error {} at {rip:#x}", failure.suberror)
-        };
-        End::VmmFailed { reason }
+/// Lets KVM do what it does at the first entry, without an instruction of the guest: it starts
+/// a thread of its own in this process, which the jail's limits would forbid.
+pub(super) fn enter_without_running(vcpu: &mut VcpuFd) -> Result<(), StepFailed> {
+    vcpu.set_kvm_immediate_exit(1);
+    let refused = match vcpu.run().map(|_| ()) {
+        // What an immediate exit looks like.
+        Err(error) if error.errno() == libc::EINTR => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => Err(kvm_ioctls::Error::new(libc::EIO)),
+    };
+    vcpu.set_kvm_immediate_exit(0);
+    refused.or_fail("enter the VM")
+}
+
+/// Says what KVM could not do, with the bytes of the instruction if it is known.
+pub(super) fn internal_error(vcpu: &mut VcpuFd) -> End {
+    let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
+    let run = vcpu.get_kvm_run();
+    // SAFETY: the exit was KVM_EXIT_INTERNAL_ERROR, for which KVM fills in this member; all
+    // of its bit patterns are valid.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+    let reason = if failure.suberror == KVM_INTERNAL_ERROR_EMULATION {
+        // SAFETY: the only member of this union, plain bytes.
+        let instruction = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+        // Flag 1: the instruction's bytes are there (linux/kvm.h).
+        let known = 3 <= failure.ndata && failure.flags & 1 != 0;
+        let len = if known { usize::from(instruction.insn_size) } else { 0 };
+        let bytes = instruction.insn_bytes.iter().take(len);
+        let bytes: String = bytes.map(|byte| format!(" {byte:02x}")).collect();
+        format!("KVM cannot interpret the instruction{bytes} at {rip:#x}")
+    } else {
+        format!("KVM failed with internal error {} at {rip:#x}", failure.suberror)
+    };
+    End::VmmFailed { reason }
+}
+
+/// What an exit means that asks nothing of any device: the end.
+pub(super) fn fatal(exit: VcpuExit<'_>) -> End {
+    match exit {
+        VcpuExit::Shutdown => End::TripleFault,
+        VcpuExit::MemoryFault { .. } => failed(NO_MEMORY),
+        VcpuExit::FailEntry(reason, _) => {
+            failed(&format!("the processor refused the guest, reason {reason:#x}"))
+        }
+        exit => failed(&format!("unexpected exit {exit:?}")),
+    }
+}
+
+/// KVM_RUN failed for good.
+pub(super) fn cannot_run(error: kvm_ioctls::Error) -> End {
+    match error.errno() {
+        libc::EFAULT => failed(NO_MEMORY),
+        _ => failed(&format!("KVM_RUN failed: {error}")),
+    }
+}
+
+/// The end, in the guest's own words if it left any.
+pub(super) fn last(console: &mut Console, end: End) -> End {
+    console.flush();
+    match (end, console.last_words()) {
+        (End::TripleFault | End::ShutDown, Some(words)) => {
+            End::Panicked { last_words: osvm_vmm::clean(words.as_bytes(), MAX_TEXT) }
+        }
+        (end, _) => end,
     }
 }
 
 /// KVM_RUN returned without an exit of the guest.
 fn stopped(error: kvm_ioctls::Error) -> Result<Option<Pause>, End> {
-    match error.errno() {
-        libc::EINTR => Ok(None),
-        libc::EFAULT => Err(failed("the host has no memory left for the guest")),
-        _ => Err(failed(&format!("KVM_RUN failed: {error}"))),
-    }
+    if error.errno() == libc::EINTR { Ok(None) } else { Err(cannot_run(error)) }
 }
 
 impl Parts {
@@ -179,17 +213,8 @@ impl Parts {
                 data.fill(if Console::has(port) { Console::read(port) } else { 0xff });
             }
             VcpuExit::Intr => {}
-            VcpuExit::Shutdown => return Err(End::TripleFault),
             VcpuExit::InternalError => return Ok(Some(Pause::InternalError)),
-            VcpuExit::MemoryFault { .. } => {
-                return Err(failed("the host has no memory left for the guest"));
-            }
-            VcpuExit::FailEntry(reason, _) => {
-                return Err(failed(&format!(
-                    "the processor refused the guest, reason {reason:#x}"
-                )));
-            }
-            exit => return Err(failed(&format!("unexpected exit {exit:?}"))),
+            exit => return Err(fatal(exit)),
         }
         if self.exits.is_multiple_of(LOOK_AFTER) {
             self.look(osvm, Some(&Timespec::default()))?;
@@ -237,8 +262,9 @@ impl Parts {
             Err(error) => return Err(failed(&format!("osvm cannot be heard: {error}"))),
         };
         let order = buffer.get(..received.len).unwrap_or_default();
-        let connect: Result<Connect, _> = serde_json::from_slice(order);
-        let (Ok(Connect { token, port }), Some(host)) = (connect, received.fds.into_iter().next())
+        let order: Result<Order, _> = serde_json::from_slice(order);
+        let (Ok(Order::Connect { token, port }), Some(host)) =
+            (order, received.fds.into_iter().next())
         else {
             return Err(failed("osvm sent something unreadable"));
         };
@@ -264,17 +290,6 @@ impl Parts {
         }
         Ok(())
     }
-
-    /// The end, in the guest's own words if it left any.
-    fn last(&mut self, end: End) -> End {
-        self.console.flush();
-        match (end, self.console.last_words()) {
-            (End::TripleFault | End::ShutDown, Some(words)) => {
-                End::Panicked { last_words: osvm_vmm::clean(words.as_bytes(), MAX_TEXT) }
-            }
-            (end, _) => end,
-        }
-    }
 }
 
 /// The offset of `address` in the device's page.
@@ -284,13 +299,13 @@ fn in_vsock(address: u64) -> Result<u64, End> {
 }
 
 fn abuse(abuse: Abuse) -> End {
-    End::DeviceAbuse { reason: abuse.to_string() }
+    End::DeviceAbuse { device: Device::Vsock, reason: abuse.to_string() }
 }
 
-fn unheard(error: io::Error) -> End {
+pub(super) fn unheard(error: io::Error) -> End {
     failed(&format!("osvm does not listen: {error}"))
 }
 
-fn failed(reason: &str) -> End {
+pub(super) fn failed(reason: &str) -> End {
     End::VmmFailed { reason: reason.into() }
 }

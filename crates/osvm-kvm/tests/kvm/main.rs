@@ -7,5 +7,6 @@
 
 mod conformance;
 mod jail;
+mod linux;
 mod machine;
 mod support;

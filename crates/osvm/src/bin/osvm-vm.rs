@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next() {
         Some(word) if word == guard::WORD => guard::main(args),
+        Some(word) if word == vm_process::LINUX => vm_process::linux_main(),
         _ => vm_process::main(),
     }
 }
