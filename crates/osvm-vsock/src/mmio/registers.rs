@@ -25,6 +25,8 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x4d56_534f;
 /// The driver must know virtio 1.0, whatever the device.
 const DEMANDED: u64 = 1 << VIRTIO_F_VERSION_1;
+/// With either of these the driver goes by its features, which are therefore fixed.
+const ACCEPTED: u32 = VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 
 /// One ring as the driver describes it, before and after it is made ready.
 #[derive(Debug)]
@@ -70,14 +72,17 @@ impl Ring {
     }
 
     fn state(&self) -> RingState {
+        let ready = self.queue.ready();
+        // A queue that is made ready begins at its beginning.
+        let position = |at: u16| if ready { at } else { 0 };
         RingState {
             size: self.size,
             desc: self.desc,
             avail: self.avail,
             used: self.used,
-            ready: self.queue.ready(),
-            next_avail: self.queue.next_avail(),
-            next_used: self.queue.next_used(),
+            ready,
+            next_avail: position(self.queue.next_avail()),
+            next_used: position(self.queue.next_used()),
         }
     }
 
@@ -182,8 +187,7 @@ impl<const N: usize> Registers<N> {
         self.driver_features_select = state.driver_features_select;
         self.driver_features = state.driver_features;
         self.status = state.status;
-        let accepted = self.has(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
-        if accepted && !self.acceptable() {
+        if self.has(ACCEPTED) && !self.acceptable() {
             return Err(NotRestored::Features { features: self.driver_features });
         }
         self.interrupt_status =
@@ -262,7 +266,7 @@ impl<const N: usize> Registers<N> {
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
-            VIRTIO_MMIO_DRIVER_FEATURES if !self.has(VIRTIO_CONFIG_S_FEATURES_OK) => {
+            VIRTIO_MMIO_DRIVER_FEATURES if !self.has(ACCEPTED) => {
                 set_half(&mut self.driver_features, self.driver_features_select, value);
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
@@ -310,7 +314,7 @@ impl<const N: usize> Registers<N> {
         self.status = value;
         if !self.acceptable() {
             // How virtio says no: the driver reads the bit back and finds it clear.
-            self.status &= !(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+            self.status &= !ACCEPTED;
         }
         Written::Work
     }

@@ -37,6 +37,17 @@ fn virtio_1_is_offered_and_wanted() {
 }
 
 #[test]
+fn a_driver_that_skips_a_step_has_its_features_fixed_too() {
+    let mut guest = Guest::cold(8, 4096);
+    guest.register(0x24, 1).unwrap();
+    guest.register(0x20, 1).unwrap();
+    guest.register(0x70, 7).unwrap();
+    assert_eq!(guest.read_register(0x70), 7);
+    guest.register(0x20, 3).unwrap();
+    assert_eq!(guest.vsock.state().registers.driver_features, 1 << 32);
+}
+
+#[test]
 fn the_guest_address_is_read_at_any_width() {
     let guest = Guest::cold(8, 4096);
     for (offset, len, expected) in [
