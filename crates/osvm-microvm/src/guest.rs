@@ -8,7 +8,7 @@ use crate::error::MicroVmError;
 use crate::outside::Outside;
 use crate::recipe::{Recipe, entropy, random};
 use crate::talk::{Gone, Talk};
-use crate::workspace::{Files, WorkspaceError};
+use crate::workspace::{self, Files, WorkspaceError};
 use osvm_protocol::linux::{Wake, Woken, method};
 use osvm_protocol::{PORT, cid};
 use osvm_runtime::cids::{Cids, Lease};
@@ -198,11 +198,14 @@ impl Guest {
         &mut self.talk
     }
 
-    /// Gives it the files of the recipe's workspace, if there is one.
+    /// Gives it the files of the host that its recipe names, if there are some.
     pub(crate) fn fill(&mut self, recipe: &Recipe, deadline: Instant) -> Result<(), MicroVmError> {
-        let Some(workspace) = &recipe.workspace else { return Ok(()) };
+        let places: Vec<_> = recipe.places().cloned().collect();
+        if places.is_empty() {
+            return Ok(());
+        }
         let most = u64::from(recipe.writable_mib) << 20;
-        match workspace.fill(self, &recipe.name, most, deadline) {
+        match workspace::fill(self, places, &recipe.name, most, deadline) {
             Ok(files) => self.files = Some(files),
             // That it broke off says less than why it ended.
             Err(WorkspaceError::Guest(gone @ (Gone::Ended(_) | Gone::HungUp))) => {

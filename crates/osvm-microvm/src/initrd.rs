@@ -51,7 +51,7 @@ mod tests {
             clock_behind_secs: 0,
             hooks: true,
             network: false,
-            workspace: None,
+            places: Vec::new(),
         };
         let archive = build(b"program", &orders).unwrap();
         let mut first = Reader::new(archive.as_slice()).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::error::MicroVmError;
 use crate::initrd;
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 use osvm_image::Digest;
 use osvm_image::linux::LinuxImage;
 use osvm_protocol::PROTOCOL_VERSION;
@@ -106,6 +106,8 @@ pub struct Recipe {
     pub network: bool,
     /// A host folder of which guests get copies.
     pub workspace: Option<Workspace>,
+    /// Further ones, whose modes are `ro` and `rw`.
+    pub mounts: Vec<Workspace>,
 }
 
 impl Recipe {
@@ -140,6 +142,7 @@ impl Recipe {
             max_processes: MAX_PROCESSES,
             network: false,
             workspace: None,
+            mounts: Vec::new(),
         })
     }
 
@@ -163,6 +166,7 @@ impl Recipe {
         if copied && !self.secrets.is_empty() {
             return Err(MicroVmError::Secrets);
         }
+        workspace::check(self.places())?;
         let orders = self.orders(copied, channel, Some(entropy().map_err(random)?));
         let initrd = initrd::build(&self.files.init, &orders).map_err(MicroVmError::Initrd)?;
         Ok(LinuxSpec {
@@ -171,6 +175,11 @@ impl Recipe {
             root: Arc::clone(&self.root),
             memory: self.memory,
         })
+    }
+
+    /// All folders of which its guests get copies, in the order in which both sides number them.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Workspace> {
+        self.workspace.iter().chain(&self.mounts)
     }
 
     fn orders(&self, copied: bool, channel: Channel, entropy: Option<[u8; 32]>) -> Orders {
@@ -191,7 +200,7 @@ impl Recipe {
             clock_behind_secs: if copied { TEMPLATE_LAG } else { 0 },
             hooks: copied,
             network: self.network,
-            workspace: self.workspace.as_ref().map(|workspace| workspace.place(copied)),
+            places: self.places().map(|workspace| workspace.place(copied)).collect(),
         }
     }
 }
@@ -236,6 +245,7 @@ pub(crate) mod tests {
             max_processes: 64,
             network: false,
             workspace: None,
+            mounts: Vec::new(),
         }
     }
 

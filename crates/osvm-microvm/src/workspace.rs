@@ -1,4 +1,4 @@
-//! A host folder of which guests get copies, and what becomes of what they change.
+//! Host folders of which guests get copies, and what becomes of what they change.
 //!
 //! ```text
 //! host folder ─ tree ─▶ guest ─ call ─ answer ─▶ what changed ─┬─ rw ──▶ host folder
@@ -15,7 +15,7 @@
 //!
 //! # Not here
 //!
-//! - Which folder may be shared at all: whoever makes the recipe.
+//! - Which folders may be shared at all: whoever makes the recipe.
 
 mod apply;
 mod changes;
@@ -34,14 +34,15 @@ pub(crate) use settle::Files;
 use crate::guest::Guest;
 use crate::talk::Gone;
 use osvm_policy::WorkspaceMode;
-use osvm_protocol::linux::workspace::{Place, Said, frame, method};
+use osvm_protocol::linux::workspace::{MAX_PLACES, Place, Said, frame, method};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::path::Arg;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use tree::Room;
 
 /// A host folder of which the guests of a server get copies.
 #[derive(Clone, Debug)]
@@ -54,6 +55,9 @@ pub struct Workspace {
     pub mode: WorkspaceMode,
     /// Where changes wait.
     pub pending: Pending,
+    /// Whether it is one of several mounts, which results then tell apart by their guest paths. The mode of a
+    /// mount is `ro` or `rw`.
+    pub is_mount: bool,
 }
 
 /// Why a guest does not get its files.
@@ -81,6 +85,20 @@ pub enum WorkspaceError {
         /// What has it.
         path: PathBuf,
     },
+    /// Two of them would be in each other.
+    #[error("the guest paths `{first}` and `{second}` overlap")]
+    Overlap {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// There are too many folders.
+    #[error("{count} folders of the host are over the limit of {MAX_PLACES}")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
     /// The guest did not take them.
     #[error("the guest did not take the workspace")]
     Guest(#[source] Gone),
@@ -95,7 +113,13 @@ impl WorkspaceError {
                  folder"
                     .into(),
             ),
-            Self::Read { .. } => Some("`host_path` of `workspace` has to be a folder".into()),
+            Self::Read { .. } => {
+                Some("`host_path` of `workspace` and `mounts` has to be a folder".into())
+            }
+            Self::Overlap { .. } => {
+                Some("give each of `workspace` and `mounts` a guest path of its own".into())
+            }
+            Self::TooMany { .. } => Some("mount a folder that they are all in".into()),
             Self::Name { .. } | Self::Guest(_) => None,
         }
     }
@@ -108,31 +132,56 @@ impl Workspace {
         Place { path: self.guest_path.clone(), writable, first: !copied }
     }
 
-    /// Gives `guest` the files as they are now. At most `most` bytes fit.
-    pub(crate) fn fill(
-        &self,
-        guest: &mut Guest,
-        server: &str,
-        most: u64,
-        deadline: Instant,
-    ) -> Result<Arc<Files>, WorkspaceError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(&self.host_path, flags, Mode::empty());
-        let root = root.map_err(|error| self.unreadable("", error.into()))?;
-        let talk = guest.talk();
-        let mut say = |said: Said<'_>| -> Result<(), Gone> {
-            let frame = frame(said)?;
-            talk.frame(&frame, deadline)
-        };
-        let base = tree::send(self, &root, most, &mut say)?;
-        let ready: Result<(), Gone> = talk.ask(method::READY, &serde_json::json!({}), deadline);
-        ready.map_err(WorkspaceError::Guest)?;
-        Ok(Arc::new(Files::new(self.clone(), server, root, base)))
-    }
-
     fn unreadable(&self, below: &str, source: io::Error) -> WorkspaceError {
         WorkspaceError::Read { path: self.host_path.join(below), source }
     }
+}
+
+/// Whether a guest can have all of these.
+pub(crate) fn check<'a>(places: impl Iterator<Item = &'a Workspace>) -> Result<(), WorkspaceError> {
+    let paths: Vec<_> = places.map(|workspace| workspace.guest_path.as_str()).collect();
+    if MAX_PLACES < paths.len() {
+        return Err(WorkspaceError::TooMany { count: paths.len() });
+    }
+    for (at, first) in paths.iter().enumerate() {
+        let overlaps = |second: &&&str| {
+            Path::new(first).starts_with(second) || Path::new(second).starts_with(first)
+        };
+        if let Some(second) = paths.iter().skip(at + 1).find(overlaps) {
+            let (first, second) = ((*first).to_owned(), (*second).to_owned());
+            return Err(WorkspaceError::Overlap { first, second });
+        }
+    }
+    Ok(())
+}
+
+/// Gives `guest` the files of `places` as they are now. At most `most` bytes fit.
+pub(crate) fn fill(
+    guest: &mut Guest,
+    places: Vec<Workspace>,
+    server: &str,
+    most: u64,
+    deadline: Instant,
+) -> Result<Arc<Files>, WorkspaceError> {
+    let talk = guest.talk();
+    let mut say = |said: Said<'_>| -> Result<(), Gone> {
+        let frame = frame(said)?;
+        talk.frame(&frame, deadline)
+    };
+    let (mut room, mut parts, mut bases) = (Room::new(most), Vec::new(), Vec::new());
+    for (number, workspace) in (0..).zip(places) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(&workspace.host_path, flags, Mode::empty());
+        let root = root.map_err(|error| workspace.unreadable("", error.into()))?;
+        if number != 0 {
+            say(Said::Place(number)).map_err(WorkspaceError::Guest)?;
+        }
+        bases.push(tree::send(&workspace, &root, &mut room, &mut say)?);
+        parts.push((workspace, root));
+    }
+    let ready: Result<(), Gone> = talk.ask(method::READY, &serde_json::json!({}), deadline);
+    ready.map_err(WorkspaceError::Guest)?;
+    Ok(Arc::new(Files::new(server, parts, bases)))
 }
 
 /// Opens what is below `root`, over no symbolic link.

@@ -113,9 +113,9 @@ pub struct Orders {
     /// programs of them.
     #[serde(default)]
     pub network: bool,
-    /// Where files of the host are to be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace: Option<workspace::Place>,
+    /// Where files of the host are to be, by number; [`workspace::MAX_PLACES`] at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<workspace::Place>,
 }
 
 /// Answer to [`method::INFO`].

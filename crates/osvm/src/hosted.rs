@@ -149,7 +149,7 @@ fn key(config: &Config, name: &str) -> String {
     let command = &resolved.server_command;
     let place = (resolved.life, &resolved.image, resolved.idle, command, &resolved.workspace);
     let network = outside::key(config, name);
-    format!("{memory:?} {place:?} {:?} {network}", resolved.env_vars)
+    format!("{memory:?} {place:?} {:?} {:?} {network}", resolved.mounts, resolved.env_vars)
 }
 
 impl HostedServer {

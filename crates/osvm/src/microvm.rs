@@ -37,7 +37,7 @@ use osvm_microvm::workspace::Pending;
 use osvm_microvm::{
     Cloned, GuestFiles, Host, MicroVmError, Outside, Persistent, Recipe, Workspace,
 };
-use osvm_policy::{Config, Env, ExecutionMode, Life, Origin, Resolved};
+use osvm_policy::{Config, Env, ExecutionMode, Life, Origin, Resolved, WorkspaceMode};
 use osvm_qemu::QemuLinux;
 use osvm_runtime::Dirs;
 use osvm_upstream::{Launch, LaunchError, Link, Server, Spec, Stop, Target};
@@ -356,14 +356,11 @@ impl Placed {
         recipe.env.extend(self.plain.iter().cloned());
         recipe.secrets.clone_from(&self.secret);
         recipe.workspace = self.workspace()?;
+        recipe.mounts = self.mounts()?;
         recipe.network = self.outside.is_some();
-        for (option, there) in
-            [("mounts", !resolved.mounts.is_empty()), ("vcpus", resolved.vcpus > 1)]
-        {
-            if there {
-                let server = &resolved.server;
-                tracing::warn!(server, option, "has no effect in a Linux microVM yet");
-            }
+        if resolved.vcpus > 1 {
+            let server = &resolved.server;
+            tracing::warn!(server, option = "vcpus", "has no effect in a Linux microVM yet");
         }
         Ok(recipe)
     }
@@ -374,14 +371,36 @@ impl Placed {
         else {
             return Ok(None);
         };
+        self.copied(host_path, guest_path, *mode, "workspace").map(Some)
+    }
+
+    /// Those that the config mounts: copies, too.
+    fn mounts(&self) -> Result<Vec<Workspace>, LaunchError> {
+        let mounts = self.resolved.mounts.iter().map(|mount| {
+            let mode = if mount.readonly { WorkspaceMode::Ro } else { WorkspaceMode::Rw };
+            let copied = self.copied(&mount.host_path, &mount.guest_path, mode, "mounts")?;
+            Ok(Workspace { is_mount: true, ..copied })
+        });
+        mounts.collect()
+    }
+
+    fn copied(
+        &self,
+        host_path: &Path,
+        guest_path: &str,
+        mode: WorkspaceMode,
+        option: &str,
+    ) -> Result<Workspace, LaunchError> {
         let refused = check_mount(host_path, &self.protected);
-        refused.map_err(|error| cannot("its workspace can't be used", error.hint(), error))?;
-        Ok(Some(Workspace {
-            host_path: host_path.clone(),
-            guest_path: guest_path.clone(),
-            mode: *mode,
+        let what = format!("its {option} can't be used");
+        refused.map_err(|error| cannot(&what, error.hint(), error))?;
+        Ok(Workspace {
+            host_path: host_path.to_owned(),
+            guest_path: guest_path.to_owned(),
+            mode,
             pending: pending(&self.shared.dirs),
-        }))
+            is_mount: false,
+        })
     }
 
     fn how(&self, recipe: Recipe) -> Result<How, LaunchError> {

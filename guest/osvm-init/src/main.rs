@@ -71,9 +71,7 @@ fn run() -> Result<(), Error> {
     let stream = Stream::open(orders.channel)?;
     let hooks = unique::Hooks::new(orders.hooks)?;
     let net = orders.network.then(net::Net::new).transpose()?;
-    let workspace = orders.workspace.clone();
-    let workspace = workspace.map(|place| workspace::Workspace::new(place, orders.uid));
-    let mut workspace = workspace.transpose()?;
+    let mut workspace = workspace::Workspace::new(&orders.places, orders.uid)?;
     if let Some(first) = workspace.as_mut().filter(|workspace| workspace.is_first()) {
         first.fill_first(&stream)?;
     }

@@ -89,7 +89,7 @@ fn furnish(orders: &Orders) -> Result<(), Error> {
     if orders.network {
         name_resolver()?;
     }
-    if let Some(place) = &orders.workspace {
+    for place in &orders.places {
         let options = format!("size={size}m,mode=0755");
         mount_at("workspace", &place.path, "tmpfs", PLAIN, &options)?;
     }

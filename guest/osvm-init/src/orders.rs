@@ -30,8 +30,8 @@ fn parse(text: &[u8]) -> Result<Orders, String> {
     if orders.uid == 0 {
         return Err("the server may not be root".into());
     }
-    if orders.workspace.as_ref().is_some_and(|place| !place.path.starts_with('/')) {
-        return Err("the workspace has no absolute path".into());
+    if orders.places.iter().any(|place| !place.path.starts_with('/')) {
+        return Err("a place for files has no absolute path".into());
     }
     Ok(orders)
 }

@@ -174,7 +174,7 @@ mod tests {
             clock_behind_secs: 0,
             hooks: true,
             network: false,
-            workspace: None,
+            places: Vec::new(),
         }
     }
 

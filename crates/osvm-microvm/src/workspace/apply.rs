@@ -43,18 +43,13 @@ fn words(paths: &[String]) -> String {
     }
 }
 
-/// Puts changes into the folder: all of them, or, where the host's files are others than the guest
-/// had seen and nobody forces it, none.
-pub(super) fn put(
-    root: &OwnedFd,
-    changes: &[Change],
-    contents: &dyn Fn(&Digest) -> io::Result<Vec<u8>>,
-    force: bool,
-) -> Result<(), ApplyError> {
-    let at = |path: &str| {
-        let path = path.to_owned();
-        move |source| ApplyError::Io { path, source }
-    };
+fn at(path: &str) -> impl FnOnce(io::Error) -> ApplyError {
+    let path = path.to_owned();
+    move |source| ApplyError::Io { path, source }
+}
+
+/// Whether the host's files are still those that the guest had seen, or already those that it left.
+pub(super) fn check(root: &OwnedFd, changes: &[Change]) -> Result<(), ApplyError> {
     let mut conflicts = Vec::new();
     for change in changes {
         let now = state(root, &change.path).map_err(at(&change.path))?;
@@ -67,9 +62,15 @@ pub(super) fn put(
             conflicts.push(change.path.clone());
         }
     }
-    if !conflicts.is_empty() && !force {
-        return Err(ApplyError::Conflict { paths: conflicts });
-    }
+    if conflicts.is_empty() { Ok(()) } else { Err(ApplyError::Conflict { paths: conflicts }) }
+}
+
+/// Puts changes into the folder, whatever is there now.
+pub(super) fn put(
+    root: &OwnedFd,
+    changes: &[Change],
+    contents: &dyn Fn(&Digest) -> io::Result<Vec<u8>>,
+) -> Result<(), ApplyError> {
     // From within, as they are in order.
     for change in changes.iter().rev() {
         let stays = match (&change.before, &change.after) {

@@ -97,11 +97,22 @@ pub(super) struct Changes {
 /// Takes what a guest says.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
-    now: BTreeMap<String, Option<Found>>,
+    /// By the number of the place.
+    places: BTreeMap<u32, Place>,
+    /// The one that is spoken of.
+    current: u32,
     file: Option<(String, u64, u32, Vec<u8>)>,
-    left_out: Vec<String>,
+    /// Changes in all places, and what is left out of them.
+    count: usize,
+    left_out: usize,
     bytes: u64,
     wrong: Option<&'static str>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    now: BTreeMap<String, Option<Found>>,
+    left_out: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -134,6 +145,7 @@ impl Incoming {
             // A link of a guest could lead a host program anywhere.
             Said::Link { path, .. } => return self.leave_out(path),
             Said::Gone { path } => (path, None),
+            Said::Place(number) => return self.current = number,
             Said::Data(_) => return,
         };
         if let Some(path) = self.name(path) {
@@ -160,11 +172,16 @@ impl Incoming {
     }
 
     fn keep(&mut self, path: String, found: Option<Found>) {
-        if MAX_CHANGES <= self.now.len() && !self.now.contains_key(&path) {
+        if MAX_CHANGES <= self.count {
             self.wrong = Some("the call changed more than 10000 files");
         } else {
-            self.now.insert(path, found);
+            self.count += 1;
+            self.place().now.insert(path, found);
         }
+    }
+
+    fn place(&mut self) -> &mut Place {
+        self.places.entry(self.current).or_default()
     }
 
     /// The name of something that is carried; what is not is remembered.
@@ -179,17 +196,32 @@ impl Incoming {
     }
 
     fn leave_out(&mut self, path: &[u8]) {
-        if self.left_out.len() < MAX_CHANGES {
-            self.left_out.push(String::from_utf8_lossy(path).into_owned());
+        if self.left_out < MAX_CHANGES {
+            self.left_out += 1;
+            self.place().left_out.push(String::from_utf8_lossy(path).into_owned());
         }
     }
 
-    /// What differs from `base`.
-    pub(super) fn compare(mut self, base: &Tree) -> Result<Changes, &'static str> {
+    /// What differs in each place from what is known of it.
+    pub(super) fn compare(mut self, bases: &[Tree]) -> Result<Vec<Changes>, &'static str> {
         self.finish_file();
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
+        let all = (0..)
+            .zip(bases)
+            .map(|(number, base)| self.places.remove(&number).unwrap_or_default().compare(base));
+        let all = all.collect();
+        if self.places.is_empty() {
+            Ok(all)
+        } else {
+            Err("it speaks of a place that it does not have")
+        }
+    }
+}
+
+impl Place {
+    fn compare(self, base: &Tree) -> Changes {
         let mut changes = Changes { left_out: self.left_out, ..Changes::default() };
         for (path, found) in self.now {
             let before = base.get(&path).cloned();
@@ -205,7 +237,7 @@ impl Incoming {
                 changes.all.push(Change { path, before, after });
             }
         }
-        Ok(changes)
+        changes
     }
 }
 
@@ -249,7 +281,7 @@ mod tests {
         file(&mut incoming, "new", "new");
         said(&mut incoming, Said::Gone { path: b"gone" });
         said(&mut incoming, Said::Gone { path: b"never-was" });
-        let changes = incoming.compare(&base).unwrap();
+        let changes = incoming.compare(&[base]).unwrap().remove(0);
         let told: Vec<_> = changes.all.iter().map(|c| (c.kind(), c.path.as_str())).collect();
         assert_eq!(told, [("deleted", "gone"), ("added", "new")]);
         // Rights of another user are not carried.
@@ -271,7 +303,7 @@ mod tests {
         for path in hooks.into_iter().chain([".git/HEAD"]) {
             file(&mut incoming, path, "x");
         }
-        let changes = incoming.compare(&Tree::new()).unwrap();
+        let changes = incoming.compare(&[Tree::new()]).unwrap().remove(0);
         assert_eq!(changes.all.len(), 1);
         assert_eq!(changes.all[0].path, ".git/HEAD");
         assert_eq!(changes.left_out.len(), 6);
@@ -282,7 +314,7 @@ mod tests {
         let mut incoming = Incoming::default();
         said(&mut incoming, Said::File { mode: 0o644, size: 5, changed: (0, 0), path: b"a" });
         said(&mut incoming, Said::Data(b"1234"));
-        assert!(incoming.compare(&Tree::new()).is_err());
+        assert!(incoming.compare(&[Tree::new()]).is_err());
     }
 
     #[test]
@@ -292,6 +324,22 @@ mod tests {
         let piece = vec![0; 1 << 20];
         (0..65).for_each(|_| said(&mut incoming, Said::Data(&piece)));
         assert!(incoming.bytes <= MAX_BYTES + (1 << 20));
-        assert!(incoming.compare(&Tree::new()).is_err());
+        assert!(incoming.compare(&[Tree::new()]).is_err());
+    }
+
+    #[test]
+    fn each_place_is_compared_with_its_own() {
+        let base = Tree::from([("x".into(), state("x"))]);
+        let told = || {
+            let mut incoming = Incoming::default();
+            file(&mut incoming, "x", "x");
+            said(&mut incoming, Said::Place(1));
+            file(&mut incoming, "x", "x");
+            incoming
+        };
+        let all = told().compare(&[base.clone(), Tree::new()]).unwrap();
+        assert!(all[0].all.is_empty());
+        assert_eq!((all[1].all.len(), all[1].all[0].kind()), (1, "added"));
+        assert!(told().compare(&[base]).is_err(), "there is no second one");
     }
 }

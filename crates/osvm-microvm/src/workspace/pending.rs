@@ -234,7 +234,10 @@ impl Pending {
                 Err(io::Error::other("what was kept of it was changed"))
             }
         };
-        apply::put(&root, &set.changes, &contents, force)?;
+        if !force {
+            apply::check(&root, &set.changes)?;
+        }
+        apply::put(&root, &set.changes, &contents)?;
         // What is in place may stay listed, and applying it again changes nothing.
         let _gone = self.remove(&set.id);
         Ok(())

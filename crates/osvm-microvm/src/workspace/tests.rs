@@ -32,7 +32,8 @@ impl Bench {
 
     fn workspace(&self, mode: WorkspaceMode) -> Workspace {
         let pending = Pending::new(self.dir.path().join("pending"));
-        Workspace { host_path: self.at(""), guest_path: "/w".into(), mode, pending }
+        let guest_path = "/w".into();
+        Workspace { host_path: self.at(""), guest_path, mode, pending, is_mount: false }
     }
 
     /// The files of a guest that was given the folder as it is now, and what it was told.
@@ -47,12 +48,14 @@ impl Bench {
                 Said::File { path, size, .. } => format!("file {} {size}", path.escape_ascii()),
                 Said::Link { path, .. } => format!("link {}", path.escape_ascii()),
                 Said::Data(bytes) => format!("data {}", bytes.len()),
-                Said::Gone { .. } => panic!("nothing goes"),
+                Said::Gone { .. } | Said::Place(_) => {
+                    panic!("nothing goes, and there is one place")
+                }
             });
             Ok(())
         };
-        let base = tree::send(&workspace, &root, 64 * 1024, &mut say)?;
-        Ok((Files::new(workspace, "demo", root, base), told))
+        let base = tree::send(&workspace, &root, &mut Room::new(64 * 1024), &mut say)?;
+        Ok((Files::new("demo", vec![(workspace, root)], vec![base]), told))
     }
 }
 
@@ -270,6 +273,116 @@ fn an_error_tells_too_what_its_call_has_left() {
     }
 }
 
+impl Bench {
+    /// The files of a guest that has folders of this one, as mounts of these modes, after a workspace if
+    /// one is wanted.
+    fn fill_mounts(
+        &self,
+        workspace: Option<WorkspaceMode>,
+        mounts: &[(&str, WorkspaceMode)],
+    ) -> Files {
+        let workspace = workspace.map(|mode| self.workspace(mode));
+        let mounts = mounts.iter().map(|(folder, mode)| Workspace {
+            host_path: self.at(folder),
+            guest_path: format!("/mnt/{folder}"),
+            is_mount: true,
+            ..self.workspace(*mode)
+        });
+        let (mut parts, mut bases) = (Vec::new(), Vec::new());
+        for workspace in workspace.into_iter().chain(mounts) {
+            fs::create_dir_all(&workspace.host_path).unwrap();
+            let root = open(&workspace.host_path, OFlags::RDONLY, Mode::empty()).unwrap();
+            let mut room = Room::new(64 * 1024);
+            bases.push(tree::send(&workspace, &root, &mut room, &mut |_| Ok(())).unwrap());
+            parts.push((workspace, root));
+        }
+        Files::new("demo", parts, bases)
+    }
+}
+
+/// What a guest says of its files in each place.
+fn left_in(places: &[(u32, &str, &str)]) -> Incoming {
+    let mut incoming = Incoming::default();
+    let mut say = |said: Said<'_>| {
+        let framed = wire::frame(said).unwrap();
+        incoming.take(frame::split(&framed).unwrap().unwrap().payload);
+    };
+    for (number, path, text) in places {
+        let (path, size) = (path.as_bytes(), text.len() as u64);
+        say(Said::Place(*number));
+        say(Said::File { mode: 0o644, size, changed: (0, 0), path });
+        say(Said::Data(text.as_bytes()));
+    }
+    incoming
+}
+
+#[test]
+fn mounts_are_written_beside_a_workspace_and_told_by_their_paths() {
+    let bench = Bench::new();
+    let modes = [("sub", WorkspaceMode::Ro), ("out", WorkspaceMode::Rw)];
+    let files = bench.fill_mounts(Some(WorkspaceMode::Diff), &modes);
+    let told = answer(&files, left_in(&[(0, "a.txt", "new"), (2, "result", "42")]));
+    let news = &told["result"]["_meta"]["osvm/workspace"];
+    assert_eq!((&news["mode"], &news["changes"][0]["path"]), (&json!("diff"), &json!("a.txt")));
+    assert!(news["id"].is_string());
+    let mounts = news["mounts"].as_array().unwrap();
+    assert_eq!(mounts.len(), 1, "{news}");
+    assert_eq!(
+        (&mounts[0]["guest_path"], &mounts[0]["mode"], &mounts[0]["changes"][0]["path"]),
+        (&json!("/mnt/out"), &json!("rw"), &json!("result"))
+    );
+    assert_eq!(fs::read(bench.at("out/result")).unwrap(), b"42");
+    assert_eq!(fs::read(bench.at("a.txt")).unwrap(), b"one\ntwo\nthree\n");
+    // The next call begins where this one ended.
+    let again = answer(&files, left_in(&[(2, "result", "42")]));
+    assert!(again["result"]["_meta"]["osvm/workspace"]["mounts"].is_null(), "{again}");
+}
+
+#[test]
+fn what_conflicts_in_one_mount_is_written_in_none() {
+    let bench = Bench::new();
+    let modes = [("one", WorkspaceMode::Rw), ("two", WorkspaceMode::Rw)];
+    let files = bench.fill_mounts(None, &modes);
+    fs::write(bench.at("two/b"), "mine").unwrap();
+    let told = answer(&files, left_in(&[(0, "a", "1"), (1, "b", "2")]));
+    let why = told["error"]["message"].as_str().unwrap();
+    assert!(why.contains("changed meanwhile: `b`"), "{why}");
+    assert!(!bench.at("one/a").exists() && fs::read(bench.at("two/b")).unwrap() == b"mine");
+    let waiting = bench.workspace(WorkspaceMode::Rw).pending.list().unwrap();
+    assert!(waiting.len() == 2 && waiting.iter().all(|set| why.contains(&set.id)), "{why}");
+}
+
+#[test]
+fn a_guest_writes_to_no_mount_that_it_may_only_read() {
+    let bench = Bench::new();
+    let modes = [("sub", WorkspaceMode::Ro), ("out", WorkspaceMode::Rw)];
+    let files = bench.fill_mounts(None, &modes);
+    // Nothing but a guest that broke its PID 1 says this.
+    let told = answer(&files, left_in(&[(0, "b.txt", "theirs"), (1, "x", "x")]));
+    assert_eq!(told["result"]["_meta"]["osvm/workspace"]["mounts"].as_array().unwrap().len(), 1);
+    assert_eq!(fs::read(bench.at("sub/b.txt")).unwrap(), b"b\n");
+    assert_eq!(fs::read(bench.at("out/x")).unwrap(), b"x");
+}
+
+#[test]
+fn places_that_overlap_or_are_too_many_are_refused() {
+    let bench = Bench::new();
+    let at =
+        |path: &str| Workspace { guest_path: path.into(), ..bench.workspace(WorkspaceMode::Ro) };
+    let check = |paths: &[&str]| {
+        let places: Vec<_> = paths.iter().copied().map(at).collect();
+        check(places.iter())
+    };
+    check(&["/a", "/ab", "/b/a"]).unwrap();
+    for two in [["/a", "/a"], ["/a", "/a/b"], ["/a/b", "/a"]] {
+        let error = check(&two).unwrap_err();
+        assert!(matches!(error, WorkspaceError::Overlap { .. }), "{error}");
+    }
+    let many: Vec<_> = (0..17).map(|n| format!("/{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert!(matches!(check(&many), Err(WorkspaceError::TooMany { count: 17 })));
+}
+
 #[test]
 fn a_guest_that_broke_off_gives_an_error_and_no_answer() {
     let bench = Bench::new();
@@ -294,7 +407,7 @@ fn names_that_could_break_a_patch_are_quoted() {
     let bench = Bench::new();
     let root = open(bench.at("").as_path(), OFlags::RDONLY, Mode::empty()).unwrap();
     let Changes { all, contents, .. } =
-        left(&[("x\n--- a/y", Some("x\n"))]).compare(&tree::Tree::new()).unwrap();
+        left(&[("x\n--- a/y", Some("x\n"))]).compare(&[tree::Tree::new()]).unwrap().remove(0);
     let patch = patch::of(&root, &all, &contents);
     assert!(patch.lines().all(|line| line != "--- a/y"), "{patch}");
     assert!(patch.contains(r#"+++ "b/x\n--- a/y""#), "{patch}");

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, OwnedFd};
 
-/// Most files and folders in a workspace.
+/// Most files and folders of a guest.
 const MAX_FILES: usize = 20_000;
 
 /// What a file takes at least in a guest, in bytes: a page.
@@ -20,15 +20,30 @@ const PAGE: u64 = 4096;
 /// What a guest was given, by path.
 pub(super) type Tree = BTreeMap<String, State>;
 
+/// What fits a guest, and how much of it is used: by all its folders together.
+#[derive(Debug)]
+pub(super) struct Room {
+    most: u64,
+    bytes: u64,
+    files: usize,
+}
+
+impl Room {
+    /// For so many bytes.
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, bytes: 0, files: 0 }
+    }
+}
+
 /// Says all that is below `root`, and gives it back as it was said. Neither file, folder nor link:
 /// left out.
 pub(super) fn send(
     workspace: &Workspace,
     root: &OwnedFd,
-    most: u64,
+    room: &mut Room,
     say: &mut dyn FnMut(Said<'_>) -> Result<(), Gone>,
 ) -> Result<Tree, WorkspaceError> {
-    let mut sender = Sender { workspace, root, most, say, bytes: 0, tree: Tree::new() };
+    let mut sender = Sender { workspace, root, room, say, tree: Tree::new() };
     sender.run()?;
     Ok(sender.tree)
 }
@@ -36,9 +51,8 @@ pub(super) fn send(
 struct Sender<'a> {
     workspace: &'a Workspace,
     root: &'a OwnedFd,
-    most: u64,
+    room: &'a mut Room,
     say: &'a mut dyn FnMut(Said<'_>) -> Result<(), Gone>,
-    bytes: u64,
     tree: Tree,
 }
 
@@ -65,7 +79,8 @@ impl Sender<'_> {
                         folders.push(path.clone());
                     }
                     self.tree.insert(path, state);
-                    if MAX_FILES < self.tree.len() {
+                    self.room.files += 1;
+                    if MAX_FILES < self.room.files {
                         return Err(self.too_much(format!("{MAX_FILES} files")));
                     }
                 }
@@ -119,27 +134,27 @@ impl Sender<'_> {
         // Opened as what it was: a pipe in its place must not be waited for.
         let file = open_below(self.root, path, OFlags::RDONLY | OFlags::NONBLOCK);
         let file = File::from(file.map_err(failed)?);
-        let left = self.most.saturating_sub(self.bytes).saturating_add(PAGE);
+        let left = self.room.most.saturating_sub(self.room.bytes).saturating_add(PAGE);
         let mut told = Told { file, say: self.say, left, lost: None, over: false };
         let read = Digest::of_reader(&mut told);
         match told {
             Told { lost: Some(gone), .. } => Err(WorkspaceError::Guest(gone)),
-            Told { over: true, .. } => Err(self.too_much(self.room())),
+            Told { over: true, .. } => Err(self.too_much(self.limit())),
             _ => read.map_err(|error| self.workspace.unreadable(path, error)),
         }
     }
 
     fn count(&mut self, size: u64) -> Result<(), WorkspaceError> {
         let pages = size.div_ceil(PAGE).max(1);
-        self.bytes = self.bytes.saturating_add(pages.saturating_mul(PAGE));
-        if self.most < self.bytes {
-            return Err(self.too_much(self.room()));
+        self.room.bytes = self.room.bytes.saturating_add(pages.saturating_mul(PAGE));
+        if self.room.most < self.room.bytes {
+            return Err(self.too_much(self.limit()));
         }
         Ok(())
     }
 
-    fn room(&self) -> String {
-        format!("the {} MiB that its guests have for files", self.most >> 20)
+    fn limit(&self) -> String {
+        format!("the {} MiB that its guests have for files", self.room.most >> 20)
     }
 
     fn too_much(&self, what: String) -> WorkspaceError {

@@ -103,6 +103,7 @@ impl Bench {
             max_processes: 64,
             network: false,
             workspace: None,
+            mounts: Vec::new(),
         })
     }
 }

@@ -188,10 +188,10 @@ fn what_a_microvm_does_not_have_is_warned_of() {
     let config = parse(
         r#"{"mcp_servers":{"s":{"execution_mode":"microvm","vcpus":2,
             "mounts":[{"host_path":"/h","guest_path":"/g"}],
-            "tools":{"echo":{"execution_mode":"unikernel","vcpus":1,"mounts":[]}}}}}"#,
+            "tools":{"echo":{"vcpus":1,"mounts":[]}}}}}"#,
     );
     let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     let [vcpus, mounts] = warnings.as_slice() else { panic!("{warnings:?}") };
     assert!(vcpus.starts_with("line 1 ") && vcpus.contains("2 vCPUs: a microVM has 1"), "{vcpus}");
-    assert!(mounts.contains("`mounts` has no effect"), "{mounts}");
+    assert!(mounts.contains("`mounts` of a tool has no effect"), "{mounts}");
 }

@@ -1,6 +1,6 @@
 //! What is allowed, but not what most people want.
 
-use super::{Resolved, Scope};
+use super::{Level, Resolved, Scope};
 use crate::model::{ExecutionMode, OnFailure};
 use crate::source::Location;
 use serde::Serialize;
@@ -81,8 +81,9 @@ pub(super) fn warnings(
             );
             warn("vcpus", message);
         }
-        if !resolved.mounts.is_empty() {
-            let message = "`mounts` has no effect in a microVM: use `workspace`";
+        if scope.mounts(resolved.mode).is_some_and(|picked| picked.level == Level::Tool) {
+            let message = "`mounts` of a tool has no effect in a microVM: its server has one list \
+                           for all its tools";
             warn("mounts", message.into());
         }
     } else {

@@ -1,4 +1,4 @@
-//! Files of a workspace on their way into a guest and back, as frames among the others of its stream.
+//! Files of host folders on their way into a guest and back, as frames among the others of its stream.
 //!
 //! ```text
 //! payload = 02 ─ kind ─ fields, numbers little-endian
@@ -7,10 +7,11 @@
 //!   2 data     bytes of the file that was named last
 //!   3 link     length of the path u32, path, target
 //!   4 gone     path
+//!   5 place    number u32 of the place that what follows belongs to; 0 until it is said
 //! ```
 //!
 //! The host sends all there is, folders before what is in them, and then asks [`method::READY`]. Asked
-//! [`method::CHANGES`], the guest sends what is not as it was and then answers.
+//! [`method::CHANGES`], the guest sends what is not as it was and then answers. Both begin with place 0.
 //!
 //! # Invariants
 //!
@@ -39,6 +40,9 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Most bytes of data in one frame.
 pub const CHUNK: usize = 128 * 1024;
+
+/// Most places of one guest.
+pub const MAX_PLACES: usize = 16;
 
 /// Requests of the host.
 pub mod method {
@@ -96,6 +100,8 @@ pub enum Said<'a> {
         /// Where.
         path: &'a [u8],
     },
+    /// What follows belongs to the place of this number.
+    Place(u32),
 }
 
 /// Whether `path` leads nowhere but down: names that are neither empty nor `.` nor `..`, short enough
@@ -137,12 +143,13 @@ pub fn read(payload: &[u8]) -> Option<Said<'_>> {
             Said::Link { path, target }
         }
         4 => Said::Gone { path: bytes },
+        5 => Said::Place(u32::from_le_bytes(bytes.try_into().ok()?)),
         _ => return None,
     };
     let fits = match said {
         Said::Folder { path, .. } | Said::File { path, .. } | Said::Gone { path } => is_plain(path),
         Said::Link { path, target } => is_plain(path) && target.len() <= MAX_PATH,
-        Said::Data(_) => true,
+        Said::Data(_) | Said::Place(_) => true,
     };
     fits.then_some(said)
 }
@@ -183,6 +190,10 @@ pub fn frame(said: Said<'_>) -> Result<alloc::vec::Vec<u8>, FrameError> {
             frame.push(&[MARK, 4]);
             frame.push(path);
         }
+        Said::Place(number) => {
+            frame.push(&[MARK, 5]);
+            frame.push(&number.to_le_bytes());
+        }
     }
     frame.finish()
 }
@@ -210,6 +221,7 @@ mod tests {
         round(Said::Data(&[7; 1000]));
         round(Said::Link { path: b"a/l", target: b"../../anywhere" });
         round(Said::Gone { path: b"\xff" });
+        round(Said::Place(0xdead_beef));
     }
 
     #[test]

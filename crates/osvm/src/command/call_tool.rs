@@ -91,7 +91,7 @@ pub(crate) fn run(context: &Context, args: &CallTool) -> Outcome {
         Ended::Answered(result) => {
             context.printer.result(result.get())?;
             let server = args.server.as_deref().unwrap_or_default();
-            if let Some(note) = waiting(context, server, result) {
+            if let Some(note) = waiting(context, server, result, "_meta") {
                 context.printer.note(&note);
             }
             Ok(Status::Success)
@@ -99,6 +99,11 @@ pub(crate) fn run(context: &Context, args: &CallTool) -> Outcome {
         Ended::ToolError(error) => {
             // The code of a failure that is only shown to people is never seen.
             context.printer.failure(&Failure::new("tool", &error.message));
+            let told = serde_json::value::to_raw_value(error).ok().filter(|_| !args.json);
+            let server = args.server.as_deref().unwrap_or_default();
+            if let Some(note) = told.and_then(|told| waiting(context, server, &told, "data")) {
+                context.printer.note(&note);
+            }
             Ok(Status::ToolFailed)
         }
         Ended::Failed(failure) => {
@@ -176,11 +181,11 @@ impl Over {
     }
 }
 
-/// What to say of changes to a workspace that wait. Any server can write such news into a result, so
-/// they are looked up.
-fn waiting(context: &Context, server: &str, result: &RawValue) -> Option<String> {
-    let result: serde_json::Value = serde_json::from_str(result.get()).ok()?;
-    let id = result.get("_meta")?.get("osvm/workspace")?.get("id")?.as_str()?;
+/// What to say of changes to a workspace that wait, by the member `place` of what was answered. Any
+/// server can write such news there, so they are looked up.
+fn waiting(context: &Context, server: &str, told: &RawValue, place: &str) -> Option<String> {
+    let told: serde_json::Value = serde_json::from_str(told.get()).ok()?;
+    let id = told.get(place)?.get("osvm/workspace")?.get("id")?.as_str()?;
     let pending = pending(&context.dirs(&context.env().ok()?));
     let ChangeSet { id, changes, .. } = pending.load(id).ok().filter(|set| set.server == server)?;
     let count = changes.len();

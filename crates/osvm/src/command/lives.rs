@@ -100,7 +100,7 @@ pub(crate) fn explain(context: &Context, args: &Explain) -> Outcome {
         context.printer.pretty_json(&json!({
             "server": name, "mode": resolved.mode.as_str(), "life": resolved.life.as_str(),
             "image": resolved.image, "idle_secs": resolved.idle.as_secs(),
-            "workspace": resolved.workspace, "means": meaning(resolved.life),
+            "workspace": resolved.workspace, "mounts": resolved.mounts, "means": meaning(resolved.life),
             "other": {"life": other.as_str(), "means": meaning(other)}, "remarks": remarks,
         }))?;
         return Ok(Status::Success);
@@ -114,6 +114,11 @@ pub(crate) fn explain(context: &Context, args: &Explain) -> Outcome {
     if let Some(workspace) = &resolved.workspace {
         let (path, mode) = (workspace.host_path.display(), workspace.mode.as_str());
         let at = &workspace.guest_path;
+        text.push_str(&format!("\n  it has a copy of `{path}` at `{at}`, mode `{mode}`"));
+    }
+    for mount in &resolved.mounts {
+        let (path, at) = (mount.host_path.display(), &mount.guest_path);
+        let mode = if mount.readonly { "ro" } else { "rw" };
         text.push_str(&format!("\n  it has a copy of `{path}` at `{at}`, mode `{mode}`"));
     }
     text.push_str(&format!("\n\nas `{other}` (`osvm mcp {command} {name}`):{}", lines(other)));
@@ -136,7 +141,7 @@ fn remarks(resolved: &Resolved, needs: &[Need], secrets: &[String]) -> Vec<Strin
     let mut remarks = Vec::new();
     let name = &resolved.server;
     if resolved.life == Life::Clone {
-        if needs.contains(&Need::State) && resolved.workspace.is_none() {
+        if needs.contains(&Need::State) && !keeps_files(resolved) {
             remarks.push(format!(
                 "its image says that it keeps state between calls, and as `clone` it forgets: \
                  `osvm mcp promote {name}`, or a `workspace` in which it keeps its files"
@@ -149,10 +154,18 @@ fn remarks(resolved: &Resolved, needs: &[Need], secrets: &[String]) -> Vec<Strin
             ));
         }
     }
-    if needs.contains(&Need::Workspace) && resolved.workspace.is_none() {
+    if needs.contains(&Need::Workspace)
+        && resolved.workspace.is_none()
+        && resolved.mounts.is_empty()
+    {
         remarks.push("its image says that it works on files, and it has no `workspace`".into());
     }
     remarks
+}
+
+/// Whether there is a folder in which something may stay.
+fn keeps_files(resolved: &Resolved) -> bool {
+    resolved.workspace.is_some() || resolved.mounts.iter().any(|mount| !mount.readonly)
 }
 
 /// Words with which names of tools begin that leave something behind.
@@ -164,7 +177,7 @@ const CHANGES: [&str; 14] = [
 /// What to say of a tool whose effect its caller would look for in vain.
 pub(super) fn forgets(env: &Env, resolved: &Resolved, tool: &Value) -> Option<String> {
     let clones = resolved.mode == ExecutionMode::MicroVm && resolved.life == Life::Clone;
-    if !clones || resolved.workspace.is_some() {
+    if !clones || keeps_files(resolved) {
         return None;
     }
     let read_only = tool.pointer("/annotations/readOnlyHint").and_then(Value::as_bool);
@@ -215,6 +228,12 @@ mod tests {
         let workspace = r#"{"execution_mode": "microvm",
             "workspace": {"host_path": "/h", "guest_path": "/g"}}"#;
         assert_eq!(hint(workspace, &json!({})), None);
+        let mounts = |readonly: bool| {
+            let mount = json!({"host_path": "/h", "guest_path": "/g", "readonly": readonly});
+            json!({"execution_mode": "microvm", "mounts": [mount]}).to_string()
+        };
+        assert_eq!(hint(&mounts(false), &json!({})), None);
+        assert!(hint(&mounts(true), &json!({})).is_some());
         assert_eq!(hint(r#"{"execution_mode": "unikernel"}"#, &json!({})), None);
     }
 
