@@ -8,11 +8,12 @@ mod auto;
 use crate::cli::BackendName;
 use crate::vm_program;
 use auto::Kvm;
-use osvm_firecracker::FirecrackerBackend;
-use osvm_kvm::KvmBackend;
+use osvm_firecracker::{FirecrackerBackend, FirecrackerLinux};
+use osvm_kvm::{KvmBackend, KvmLinux};
 use osvm_policy::{BackendChoice, Config};
 use osvm_qemu::{Accelerator, QemuBackend, QemuLinux};
 use osvm_runtime::Dirs;
+use osvm_vmm::linux::LinuxBackend;
 use osvm_vmm::{Backend, BootError, Machine, MachineSpec};
 use std::env;
 use std::io;
@@ -25,6 +26,9 @@ const FIRECRACKER: &str = "OSVM_FIRECRACKER";
 /// Name of the program that locks Firecracker in, which comes with it.
 const JAILER: &str = "jailer";
 
+/// What to do where the hypervisor that was named can't run Linux.
+const ANY_BACKEND: &str = "leave out `--backend`, or name `qemu`, which needs no KVM";
+
 /// A backend, and why it is this one.
 #[derive(Debug)]
 pub(crate) struct Chosen {
@@ -34,15 +38,33 @@ pub(crate) struct Chosen {
     pub(crate) reason: String,
 }
 
-/// The backend that the command line names, else the one the config names.
-pub(crate) fn choose(flag: Option<BackendName>, config: &Config, dirs: &Dirs) -> Chosen {
-    let (choice, by) = match flag {
-        None => (config.backend(), "the config says so"),
-        Some(BackendName::Auto) => (BackendChoice::Auto, "asked for"),
-        Some(BackendName::Kvm) => (BackendChoice::Kvm, "asked for"),
-        Some(BackendName::Qemu) => (BackendChoice::Qemu, "asked for"),
-        Some(BackendName::Firecracker) => (BackendChoice::Firecracker, "asked for"),
+/// Which hypervisor the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    choice: BackendChoice,
+    /// Whether the command line says so.
+    asked: bool,
+    /// Where the config says that Firecracker is.
+    firecracker: Option<PathBuf>,
+}
+
+/// The hypervisor that the command line names, else the one the config names.
+pub(crate) fn wanted(flag: Option<BackendName>, config: &Config) -> Wanted {
+    let choice = match flag {
+        None => config.backend(),
+        Some(BackendName::Auto) => BackendChoice::Auto,
+        Some(BackendName::Kvm) => BackendChoice::Kvm,
+        Some(BackendName::Qemu) => BackendChoice::Qemu,
+        Some(BackendName::Firecracker) => BackendChoice::Firecracker,
     };
+    let firecracker = config.firecracker().map(PathBuf::from);
+    Wanted { choice, asked: flag.is_some(), firecracker }
+}
+
+/// What boots unikernels.
+pub(crate) fn choose(wanted: Wanted, dirs: &Dirs) -> Chosen {
+    let Wanted { choice, asked, firecracker: path } = wanted;
+    let by = if asked { "asked for" } else { "the config says so" };
     let (backend, reason) = match choice {
         BackendChoice::Auto => automatic(dirs),
         BackendChoice::Kvm => (kvm(), by.into()),
@@ -50,10 +72,7 @@ pub(crate) fn choose(flag: Option<BackendName>, config: &Config, dirs: &Dirs) ->
             let hardware = matches!(auto::kvm(dirs), Kvm::Hardware);
             (qemu(if hardware { Accelerator::Kvm } else { Accelerator::Tcg }), by.into())
         }
-        BackendChoice::Firecracker => {
-            let path = config.firecracker().map(PathBuf::from);
-            (firecracker(path, dirs.run.clone()), by.into())
-        }
+        BackendChoice::Firecracker => (firecracker(path, dirs.run.clone()), by.into()),
     };
     Chosen { backend: Arc::new(backend), reason }
 }
@@ -133,22 +152,14 @@ fn qemu(accelerator: Accelerator) -> Late {
         Accelerator::Tcg => "qemu-tcg",
     };
     Late::new(name, move || {
-        let program = qemu_program().ok_or_else(|| BootError::Program {
-            program: osvm_qemu::PROGRAM.into(),
-            source: io::ErrorKind::NotFound.into(),
-            fix: osvm_qemu::FIX,
-        })?;
+        let program = qemu_program().ok_or_else(no_qemu)?;
         Ok(Box::new(QemuBackend::new(program, vm_program::find()?, accelerator, true)))
     })
 }
 
 fn firecracker(path: Option<PathBuf>, runtime_dir: PathBuf) -> Late {
     Late::new("firecracker", move || {
-        let program = firecracker_program(path.as_deref()).ok_or_else(|| BootError::Program {
-            program: osvm_firecracker::PROGRAM.into(),
-            source: io::ErrorKind::NotFound.into(),
-            fix: osvm_firecracker::FIX,
-        })?;
+        let program = firecracker_program(path.as_deref()).ok_or_else(no_firecracker)?;
         let guard = vm_program::find()?;
         let jailer = program.with_file_name(JAILER);
         let backend = FirecrackerBackend::new(program, guard, runtime_dir.clone());
@@ -158,20 +169,58 @@ fn firecracker(path: Option<PathBuf>, runtime_dir: PathBuf) -> Late {
     })
 }
 
-/// What boots Linux guests.
+/// What boots Linux guests. No KVM that interprets can run them, so what needs KVM is refused there.
 ///
 /// # Errors
 ///
-/// Nothing on this host does.
-pub(crate) fn linux(dirs: &Dirs) -> Result<QemuLinux, BootError> {
-    let program = qemu_program().ok_or_else(|| BootError::Program {
+/// Nothing on this host does, or not what was wanted.
+pub(crate) fn linux(wanted: &Wanted, dirs: &Dirs) -> Result<Arc<dyn LinuxBackend>, BootError> {
+    let guard = vm_program::find()?;
+    let kvm = auto::kvm(dirs);
+    let hardware = || match &kvm {
+        Kvm::Hardware => Ok(()),
+        Kvm::Interpreted => {
+            Err("its KVM interprets guests, which is not enough for Linux".to_owned())
+        }
+        Kvm::Unusable(why) => Err(why.to_string()),
+    };
+    let hardware = || hardware().map_err(|why| BootError::NoBackend { why, fix: ANY_BACKEND });
+    let backend: Arc<dyn LinuxBackend> = match wanted.choice {
+        BackendChoice::Firecracker => {
+            hardware()?;
+            let program = firecracker_program(wanted.firecracker.as_deref());
+            let program = program.ok_or_else(no_firecracker)?;
+            Arc::new(FirecrackerLinux::new(program, guard, dirs.run.clone()))
+        }
+        BackendChoice::Kvm => {
+            hardware()?;
+            Arc::new(KvmLinux::new(guard))
+        }
+        BackendChoice::Auto if matches!(kvm, Kvm::Hardware) => Arc::new(KvmLinux::new(guard)),
+        BackendChoice::Auto | BackendChoice::Qemu => {
+            let hardware = matches!(kvm, Kvm::Hardware);
+            let accelerator = if hardware { Accelerator::Kvm } else { Accelerator::Tcg };
+            Arc::new(QemuLinux::new(qemu_program().ok_or_else(no_qemu)?, guard, accelerator))
+        }
+    };
+    backend.probe()?;
+    Ok(backend)
+}
+
+fn no_qemu() -> BootError {
+    BootError::Program {
         program: osvm_qemu::PROGRAM.into(),
         source: io::ErrorKind::NotFound.into(),
         fix: osvm_qemu::FIX,
-    })?;
-    let hardware = matches!(auto::kvm(dirs), Kvm::Hardware);
-    let accelerator = if hardware { Accelerator::Kvm } else { Accelerator::Tcg };
-    Ok(QemuLinux::new(program, vm_program::find()?, accelerator))
+    }
+}
+
+fn no_firecracker() -> BootError {
+    BootError::Program {
+        program: osvm_firecracker::PROGRAM.into(),
+        source: io::ErrorKind::NotFound.into(),
+        fix: osvm_firecracker::FIX,
+    }
 }
 
 /// QEMU on this host.

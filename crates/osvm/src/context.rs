@@ -2,7 +2,7 @@
 //!
 //! Nothing is read before a command asks for it, because reading it is on the way of every call.
 
-use crate::backend::{self, Chosen};
+use crate::backend::{self, Chosen, Wanted};
 use crate::broker;
 use crate::cli::Global;
 use crate::failure::Failure;
@@ -59,6 +59,11 @@ impl Context {
         config.map_err(|error| config_failure(&error))
     }
 
+    /// Which hypervisor is to run guests.
+    pub(crate) fn wanted(&self, config: &Config) -> Wanted {
+        backend::wanted(self.global.backend, config)
+    }
+
     /// Where the runtime keeps what several osvm share.
     pub(crate) fn dirs(&self, env: &Env) -> Dirs {
         Dirs::from_process(&env.home)
@@ -105,7 +110,7 @@ impl Context {
         env: &Env,
     ) -> Result<Runtime, Failure> {
         let dirs = self.dirs(env);
-        let Chosen { backend, reason } = backend::choose(self.global.backend, &config, &dirs);
+        let Chosen { backend, reason } = backend::choose(self.wanted(&config), &dirs);
         debug!(backend = backend.name(), reason, "backend chosen");
         let host = Arc::new(broker::new(env, &config, &dirs));
         let cids = config.cid_range();

@@ -114,11 +114,11 @@ impl HostedServers {
             Target::Http(_) => Site::Remote,
             Target::Builtin | Target::Stdio(_) => Site::Process,
         };
-        let ready = if self.keeps { ready(config) } else { 0 };
-        let micro_vm = self.micro_vms.place(context, config, &configured, ready);
+        let held = self.keeps.then(|| ready(config));
+        let micro_vm = self.micro_vms.place(context, config, &configured, held);
         let Configured { entry, spec, .. } = configured;
         let host = spec.map(|spec| spec.map(|spec| Server::new(spec, Some(cache))));
-        let backend = self.micro_vms.backend();
+        let backend = self.micro_vms.backend(&context.wanted(config));
         let keeper = Arc::clone(&self.keeper);
         Ok(HostedServer { entry, key, site, host, micro_vm, backend, keeper })
     }
@@ -147,7 +147,8 @@ fn key(config: &Config, name: &str) -> String {
     let resolved = config.resolve(name, "");
     let memory = (resolved.memory_mb, resolved.origins.get("memory_mb"));
     let command = &resolved.server_command;
-    let place = (resolved.life, &resolved.image, resolved.idle, command, &resolved.workspace);
+    let times = (resolved.idle, resolved.ping);
+    let place = (resolved.life, &resolved.image, times, command, &resolved.workspace);
     let network = outside::key(config, name);
     format!("{memory:?} {place:?} {:?} {:?} {network}", resolved.mounts, resolved.env_vars)
 }

@@ -12,6 +12,8 @@
 //!   there: an image that was built meanwhile is found, one that was built anew is another server.
 //! - A server with secrets lives on or does not run: a copy would take them to the disk.
 //! - What is not used for as long as the config says is ended.
+//! - A server that lives on is asked whether it does, and started again, only in a process that
+//!   holds it for longer than one call.
 //!
 //! # Not here
 //!
@@ -20,15 +22,17 @@
 mod build_line;
 pub(crate) mod builder;
 mod idle;
+pub(crate) mod kept;
 pub(crate) mod outside;
 
-use crate::backend;
+use crate::backend::{self, Wanted};
 use crate::broker;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::servers::{self, Configured, Variables};
 use idle::Reaper;
+use kept::Record;
 use osvm_broker::{Protected, check_mount};
 use osvm_image::Digest;
 use osvm_image::linux::LinuxStore;
@@ -38,11 +42,10 @@ use osvm_microvm::{
     Cloned, GuestFiles, Host, MicroVmError, Outside, Persistent, Recipe, Workspace,
 };
 use osvm_policy::{Config, Env, ExecutionMode, Life, Origin, Resolved, WorkspaceMode};
-use osvm_qemu::QemuLinux;
 use osvm_runtime::Dirs;
-use osvm_upstream::{Launch, LaunchError, Link, Server, Spec, Stop, Target};
+use osvm_upstream::{Care, Kept, Launch, LaunchError, Link, Server, Spec, Stop, Target};
 use osvm_vmm::MemoryMib;
-use osvm_vmm::linux::LinuxBackend as _;
+use osvm_vmm::linux::LinuxBackend;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -52,6 +55,10 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to start: Python takes 20 s where guests are translated.
 const START: Duration = Duration::from_secs(300);
+
+/// How long a server that lives may take to answer a ping, where the config asks no oftener. Three
+/// of them: a Python server starts a module in that time where guests are translated.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a server may take to end by itself.
 const END: Duration = Duration::from_secs(3);
@@ -71,7 +78,8 @@ struct Shared {
     dirs: Dirs,
     cache: PathBuf,
     printer: Printer,
-    backend: OnceLock<Arc<QemuLinux>>,
+    /// The hypervisor that was wanted last.
+    backend: Mutex<Option<(Wanted, Arc<dyn LinuxBackend>)>>,
     files: OnceLock<GuestFiles>,
 }
 
@@ -83,24 +91,25 @@ impl MicroVms {
             dirs: context.dirs(env),
             cache: servers::cache_dir(context, env),
             printer: context.printer,
-            backend: OnceLock::new(),
+            backend: Mutex::default(),
             files: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), reaper: Reaper::default() }
     }
 
-    /// The server as the isolation config wants it to live; `ready` copies are kept ahead of calls.
+    /// The server as the isolation config wants it to live. In a process that lives longer than one
+    /// call it is held, and `held` copies of it are kept ahead of calls.
     pub(crate) fn place(
         &self,
         context: &Context,
         config: &Config,
         configured: &Configured,
-        ready: usize,
+        held: Option<usize>,
     ) -> Result<InMicroVm, Failure> {
         let resolved = config.resolve(&configured.name, "");
         let written = *resolved.origins.get("memory_mb") != Origin::BuiltIn;
         let memory = written.then_some(resolved.memory_mb);
-        self.place_as(context, config, configured, Wish { resolved, memory, ready })
+        self.place_as(context, config, configured, Wish { resolved, memory, held })
     }
 
     /// The server as somebody wants it to live.
@@ -109,7 +118,7 @@ impl MicroVms {
         context: &Context,
         config: &Config,
         configured: &Configured,
-        Wish { resolved, memory, ready }: Wish,
+        Wish { resolved, memory, held }: Wish,
     ) -> Result<InMicroVm, Failure> {
         let env = context.env()?;
         let variables = servers::variables(configured, &broker::secrets(&env));
@@ -119,10 +128,11 @@ impl MicroVms {
             protected: broker::protected(&env, config, &self.shared.dirs),
             build: build_line::of(&resolved.image, &configured.entry),
             outside: outside::of(context, &env, config, &resolved),
+            wanted: context.wanted(config),
             plain,
             secret,
             memory,
-            ready,
+            ready: held.unwrap_or_default(),
             shared: Arc::clone(&self.shared),
             state: Mutex::default(),
             used: Mutex::new(Instant::now()),
@@ -133,13 +143,24 @@ impl MicroVms {
         let mut spec = Spec::new(configured.name.as_str(), Target::Launched(launch));
         (spec.start_timeout, spec.end_timeout) = (START, END);
         let server = Server::new(spec, Some(self.shared.cache.clone()));
-        self.reaper.watch(&server, &placed, idle);
-        Ok(InMicroVm { server, placed })
+        let holds = held.is_some() && placed.resolved.life == Life::Persistent;
+        let record = if holds { self.record(placed.resolved.server.as_str()) } else { None };
+        let kept = if holds { keep(&server, &placed.resolved, record.clone()) } else { None };
+        self.reaper.watch(&server, &placed, idle, record.as_ref());
+        Ok(InMicroVm { _kept: kept, server, placed })
+    }
+
+    /// Where other processes are told of a server.
+    fn record(&self, server: &str) -> Option<Arc<Record>> {
+        let record = Record::new(&self.shared.dirs.run, server);
+        let told =
+            |error: &_| tracing::warn!(server, %error, "`microvm status` will not tell how it is");
+        record.inspect_err(told).ok().map(Arc::new)
     }
 
     /// The hypervisor's name, if there is one here.
-    pub(crate) fn backend(&self) -> Option<&'static str> {
-        self.shared.backend().ok().map(|backend| backend.name())
+    pub(crate) fn backend(&self, wanted: &Wanted) -> Option<&'static str> {
+        self.shared.backend(wanted).ok().map(|backend| backend.name())
     }
 }
 
@@ -150,14 +171,34 @@ pub(crate) struct Wish {
     pub(crate) resolved: Resolved,
     /// Memory of its guests in MiB, if not what the image says.
     pub(crate) memory: Option<u32>,
-    /// Copies that are kept ahead of calls.
-    pub(crate) ready: usize,
+    /// Copies that are kept ahead of calls; nothing in a process that holds no server for longer
+    /// than one call.
+    pub(crate) held: Option<usize>,
+}
+
+/// Has a server that lives on asked whether it does, and started again if not.
+fn keep(
+    server: &Arc<Server>,
+    resolved: &Resolved,
+    record: Option<Arc<Record>>,
+) -> Option<Arc<Kept>> {
+    let interval = resolved.ping;
+    let patience = interval.unwrap_or(PATIENCE).clamp(Duration::from_secs(1), PATIENCE);
+    let wanted = move |facts: &_| record.as_ref().is_none_or(|record| record.is_missed(facts));
+    let care = Care { interval, patience, idle: resolved.idle, wanted: Arc::new(wanted) };
+    let kept = server.keep(care);
+    let told = |error: &_| {
+        let server = server.name();
+        tracing::warn!(server, %error, "it will not be started again by itself");
+    };
+    kept.inspect_err(told).ok().map(Arc::new)
 }
 
 /// The servers of a gateway.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     micro_vms: MicroVms,
+    wanted: Wanted,
     servers: BTreeMap<String, InMicroVm>,
 }
 
@@ -169,7 +210,7 @@ impl Fleet {
         let ready = ready(config);
         let mut servers = BTreeMap::new();
         for configured in all.iter().filter(|server| runs_in_one(config, server)) {
-            match micro_vms.place(context, config, configured, ready) {
+            match micro_vms.place(context, config, configured, Some(ready)) {
                 Ok(in_vm) => {
                     servers.insert(configured.name.clone(), in_vm);
                 }
@@ -180,7 +221,7 @@ impl Fleet {
                 }
             }
         }
-        Self { micro_vms, servers }
+        Self { micro_vms, wanted: context.wanted(config), servers }
     }
 }
 
@@ -190,7 +231,7 @@ impl osvm_gateway::MicroVms for Fleet {
     }
 
     fn backend(&self) -> Option<&'static str> {
-        self.micro_vms.backend()
+        self.micro_vms.backend(&self.wanted)
     }
 }
 
@@ -210,6 +251,8 @@ pub(crate) fn runs_in_one(config: &Config, server: &Configured) -> bool {
 /// A server in microVMs.
 #[derive(Clone, Debug)]
 pub(crate) struct InMicroVm {
+    /// Whoever looks after it. First: what it holds of the server is gone before the server is.
+    _kept: Option<Arc<Kept>>,
     /// The server: asked, it starts what it needs.
     pub(crate) server: Arc<Server>,
     /// Where it lives.
@@ -225,6 +268,7 @@ pub(crate) struct Placed {
     /// What builds its image.
     build: String,
     outside: Option<Outside>,
+    wanted: Wanted,
     plain: Vec<(String, String)>,
     secret: Vec<(String, String)>,
     memory: Option<u32>,
@@ -248,13 +292,15 @@ enum How {
 }
 
 impl Shared {
-    fn backend(&self) -> Result<Arc<QemuLinux>, LaunchError> {
-        if let Some(backend) = self.backend.get() {
+    fn backend(&self, wanted: &Wanted) -> Result<Arc<dyn LinuxBackend>, LaunchError> {
+        let mut last = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, backend)) = last.as_ref().filter(|(known, _)| known == wanted) {
             return Ok(Arc::clone(backend));
         }
-        let linux = backend::linux(&self.dirs).and_then(|linux| linux.probe().map(|()| linux));
+        let linux = backend::linux(wanted, &self.dirs);
         let linux = linux.map_err(|error| cannot("no hypervisor", error.hint(), error))?;
-        Ok(Arc::clone(self.backend.get_or_init(|| Arc::new(linux))))
+        *last = Some((wanted.clone(), Arc::clone(&linux)));
+        Ok(linux)
     }
 
     fn files(&self) -> Result<GuestFiles, LaunchError> {
@@ -408,7 +454,8 @@ impl Placed {
         let logs = logs(&shared.dirs);
         let private = osvm_runtime::private_dir(&logs);
         private.map_err(|error| cannot("no folder for its log", error.hint(), error))?;
-        let mut host = Host::new(shared.backend()?, shared.dirs.run.clone(), Some(logs));
+        let mut host =
+            Host::new(shared.backend(&self.wanted)?, shared.dirs.run.clone(), Some(logs));
         if let Some(outside) = &self.outside {
             host = host.with_outside(outside.clone());
         }

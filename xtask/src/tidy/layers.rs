@@ -62,6 +62,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "osvm-broker",
             "osvm-gateway",
             "osvm-image",
+            "osvm-kvm",
+            "osvm-microvm",
             "osvm-policy",
             "osvm-protocol",
             "osvm-receipts",
@@ -95,8 +97,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What tests may use besides.
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("osvm-daemon", &["osvm-image", "osvm-policy", "osvm-vmm"]),
+    // Whether KVM is hardware KVM, which Linux guests need.
+    ("osvm-firecracker", &["osvm-kvm"]),
     // What guests reach is tested with what really reaches it.
-    ("osvm-microvm", &["osvm-broker", "osvm-qemu"]),
+    ("osvm-microvm", &["osvm-broker", "osvm-firecracker", "osvm-kvm", "osvm-qemu"]),
     ("osvm-upstream", &["osvm-kvm"]),
 ];
 

@@ -1,7 +1,9 @@
 //! What the tests boot: kernel and PID 1 from `target`, and a root file system with the host's own
 //! Node or Python, made once and kept in the target directory.
 
+use osvm_firecracker::FirecrackerLinux;
 use osvm_image::Digest;
+use osvm_kvm::KvmLinux;
 use osvm_microvm::{GuestFiles, Host, Recipe};
 use osvm_qemu::{Accelerator, PROGRAM, QemuLinux};
 use osvm_vmm::MemoryMib;
@@ -110,7 +112,7 @@ impl Bench {
 
 /// The hypervisor that the environment names; by default the one that runs anywhere. Nothing, with
 /// a visible line, where it is missing.
-fn backend(_run: &Path) -> Option<Arc<dyn LinuxBackend>> {
+fn backend(run: &Path) -> Option<Arc<dyn LinuxBackend>> {
     let name = std::env::var(BACKEND).unwrap_or_default();
     let qemu = |accelerator| -> Option<Arc<dyn LinuxBackend>> {
         let Ok(qemu) = which::which(PROGRAM) else {
@@ -122,6 +124,16 @@ fn backend(_run: &Path) -> Option<Arc<dyn LinuxBackend>> {
     match name.as_str() {
         "" | "qemu" => qemu(Accelerator::Tcg),
         "qemu-kvm" => qemu(Accelerator::Kvm),
+        "kvm" => Some(Arc::new(KvmLinux::new(vm_program()))),
+        "firecracker" => {
+            let named = std::env::var_os("OSVM_FIRECRACKER").map(PathBuf::from);
+            let Some(program) = named.or_else(|| which::which("firecracker").ok()) else {
+                skip("firecracker", "it is not installed");
+                return None;
+            };
+            fs::create_dir_all(run).unwrap();
+            Some(Arc::new(FirecrackerLinux::new(program, vm_program(), run.to_owned())))
+        }
         other => panic!("`{BACKEND}` names no hypervisor: `{other}`"),
     }
 }

@@ -11,7 +11,7 @@
 //! - What is saved is an agent that has heard nothing yet: no prompt, no session, no model.
 //! - Dropping [`Launched::rest`] ends the agent, and destroys its microVM.
 
-use crate::backend;
+use crate::backend::{self, Wanted};
 use crate::failure::Failure;
 use crate::microvm::snapshots;
 use crate::printer::Printer;
@@ -21,7 +21,7 @@ use osvm_policy::Env;
 use osvm_runtime::Dirs;
 use osvm_supervisor::AgentLink;
 use osvm_upstream::{EndLink, Launch, LaunchError, Link, Stop};
-use osvm_vmm::linux::LinuxBackend as _;
+use osvm_vmm::linux::LinuxBackend;
 use std::any::Any;
 use std::fmt;
 use std::io::{BufReader, pipe};
@@ -66,7 +66,12 @@ pub(crate) struct Launched {
 }
 
 /// The place that flags and environment ask for.
-pub(crate) fn choose(direct: bool, env: &Env, dirs: &Dirs) -> Result<Box<dyn AgentPlace>, Failure> {
+pub(crate) fn choose(
+    direct: bool,
+    env: &Env,
+    dirs: &Dirs,
+    wanted: Wanted,
+) -> Result<Box<dyn AgentPlace>, Failure> {
     if is_inside() {
         return Err(Failure::new("nested", "this is a microVM of osvm, and osvm does not nest")
             .hint("run `osvm` on the host"));
@@ -75,7 +80,7 @@ pub(crate) fn choose(direct: bool, env: &Env, dirs: &Dirs) -> Result<Box<dyn Age
         return Ok(Box::new(Direct));
     }
     let state = dirs.state().to_owned();
-    Ok(Box::new(MicroVm { home: env.home.clone(), dirs: dirs.clone(), state }))
+    Ok(Box::new(MicroVm { home: env.home.clone(), dirs: dirs.clone(), state, wanted }))
 }
 
 /// Whether this kernel is the one of a Linux guest of osvm.
@@ -126,6 +131,7 @@ struct MicroVm {
     home: PathBuf,
     dirs: Dirs,
     state: PathBuf,
+    wanted: Wanted,
 }
 
 impl AgentPlace for MicroVm {
@@ -136,7 +142,7 @@ impl AgentPlace for MicroVm {
         };
         let made = osvm_runtime::private_dir(&self.state);
         made.map_err(|error| failed(&error, error.hint()))?;
-        let host = Host::new(Arc::new(backend), self.dirs.run.clone(), Some(self.state.clone()))
+        let host = Host::new(backend, self.dirs.run.clone(), Some(self.state.clone()))
             .with_copies_that_live_on();
         let recipe = Recipe::of_image(&files, &image);
         let mut recipe = recipe.map_err(|error| failed(&error, error.hint()))?;
@@ -181,7 +187,7 @@ fn launch(host: Host, recipe: Recipe, home: &Path, printer: Printer) -> Result<L
 
 impl MicroVm {
     /// What µVM-1 is made of; everything that is missing is said at once.
-    fn parts(&self) -> Result<(osvm_qemu::QemuLinux, GuestFiles, LinuxImage), Failure> {
+    fn parts(&self) -> Result<(Arc<dyn LinuxBackend>, GuestFiles, LinuxImage), Failure> {
         let mut missing = Vec::new();
         let mut lacks = |what: &dyn std::error::Error, fix: Option<String>| {
             let mut words = what.to_string();
@@ -191,7 +197,7 @@ impl MicroVm {
             }
             missing.push((words, fix));
         };
-        let backend = backend::linux(&self.dirs).and_then(|linux| linux.probe().map(|()| linux));
+        let backend = backend::linux(&self.wanted, &self.dirs);
         let backend = backend.map_err(|error| lacks(&error, error.hint())).ok();
         let home = self.home.join(".osvm");
         let guest = home.join("guest");

@@ -87,10 +87,12 @@ impl Session {
     pub(crate) fn open(context: &Context, options: &Options, feed: &Feed) -> Result<Self, Failure> {
         let env = context.env()?;
         let model = model(context, &env)?;
-        let place = place::choose(options.direct, &env, &context.dirs(&env))?;
+        let config = context.config(&env)?;
+        let wanted = context.wanted(&config);
+        let place = place::choose(options.direct, &env, &context.dirs(&env), wanted)?;
         let approver = Arc::new(Approver::new(options.yes, options.person.then(|| feed.clone())));
         let prompt = Arc::clone(&approver) as Arc<dyn Prompt>;
-        let runtime = context.runtime_asking(Some(prompt), context.config(&env)?, &env)?;
+        let runtime = context.runtime_asking(Some(prompt), config, &env)?;
         let servers = serve::behind(context, &env)?;
         let gateway = Gateway::new(runtime, servers, &Selection::default());
         let gateway = gateway.map_err(|error| serve::unservable(&error))?;

@@ -36,6 +36,7 @@ pub(super) fn all(context: &Context) -> Vec<Check> {
                         do_without_kvm(&mut checks);
                     }
                     checks.push(backend);
+                    checks.push(linux(context, &config, &env));
                     checks.extend(images(context, &config));
                 }
                 None => checks.push(Check::new(
@@ -161,13 +162,28 @@ fn config(context: &Context, env: &Env) -> (Check, Option<Config>) {
 /// Which backend a call would use, why, and whether it works.
 fn backend(context: &Context, config: &Config, env: &Env) -> Check {
     let dirs = context.dirs(env);
-    let Chosen { backend, reason } = backend::choose(context.global.backend, config, &dirs);
+    let Chosen { backend, reason } = backend::choose(context.wanted(config), &dirs);
     let name = backend.name();
     let check = match backend.probe() {
         Ok(()) => Check::new("backend", State::Ok, format!("{name}: {reason}")),
         Err(error) => failed("backend", &Failure::from_error("backend", &error, error.hint())),
     };
     check.fact("backend", name).fact("reason", reason)
+}
+
+/// Which backend Linux guests would use. Nobody has to have some.
+fn linux(context: &Context, config: &Config, env: &Env) -> Check {
+    match backend::linux(&context.wanted(config), &context.dirs(env)) {
+        Ok(backend) => Check::new("linux", State::Ok, format!("Linux guests: {}", backend.name()))
+            .fact("backend", backend.name()),
+        Err(error) => {
+            let check = Check::new("linux", State::Skipped, format!("no Linux guests: {error}"));
+            match error.hint() {
+                Some(hint) => check.fix(hint),
+                None => check,
+            }
+        }
+    }
 }
 
 /// The hypervisors that osvm runs as child processes. Neither has to be here.
