@@ -41,7 +41,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, Permissions};
 /// What capacity and position are counted in, whatever the disk.
 const SECTOR: u64 = 512;
 /// Type, a word that means nothing any more, and the first sector.
-const HEADER_LEN: u64 = 16;
+const HEADER_LEN: usize = 16;
 /// Most bytes one request may ask for. Linux asks for 1280 KiB at most, 4 MiB in newer versions.
 const REQUEST_MAX: u64 = 4 << 20;
 /// Most buffers of one request, without header and status: two requests fit into a full queue.
@@ -167,10 +167,10 @@ impl Disk {
     fn answer(&self, mem: &GuestMemoryMmap, chain: &Chain) -> Result<u32, Abuse> {
         // The last byte is for the status.
         let room = chain.writable_len().checked_sub(1).ok_or_else(|| chain.too_short())?;
-        if chain.readable_len() < HEADER_LEN {
+        if chain.readable_len() < HEADER_LEN as u64 {
             return Err(chain.too_short());
         }
-        let mut header = [0; HEADER_LEN as usize];
+        let mut header = [0; HEADER_LEN];
         chain.read(mem, 0, &mut header)?;
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
         let (status, written) = match u32::from_le_bytes([a, b, c, d]) {

@@ -353,7 +353,8 @@ fn a_state_no_driver_can_have_made_is_refused() {
 fn a_chain_without_room_for_a_request_is_abuse() {
     let queue = QueueName::Requests;
     let too_short = |len| Abuse::BufferTooShort { queue, len };
-    let cases: [(fn(&mut Guest), Abuse); 8] = [
+    type Misbehaviour = fn(&mut Guest);
+    let cases: [(Misbehaviour, Abuse); 8] = [
         (|guest| guest.descriptor(0, HEADERS, 16, [0, 0]), too_short(16)),
         (|guest| guest.descriptor(1, HEADERS + 16, 0, [WRITE, 0]), too_short(16)),
         (|guest| guest.descriptor(0, HEADERS, 15, [NEXT, 1]), too_short(16)),
