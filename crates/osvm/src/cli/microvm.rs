@@ -35,7 +35,7 @@ pub(crate) struct MicrovmLaunch {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub(crate) memory: Option<u32>,
     /// Processors of the microVM: 1, which is all its kernel knows
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub(crate) vcpus: Option<u32>,
     /// Program and arguments, in place of the image's own
     #[arg(long, value_name = "COMMAND")]

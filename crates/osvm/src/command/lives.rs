@@ -160,7 +160,19 @@ fn remarks(resolved: &Resolved, needs: &[Need], secrets: &[String]) -> Vec<Strin
     {
         remarks.push("its image says that it works on files, and it has no `workspace`".into());
     }
+    remarks.extend(processors(resolved));
     remarks
+}
+
+/// What to say where a config wants more processors than a microVM has.
+pub(super) fn processors(resolved: &Resolved) -> Option<String> {
+    let wanted = resolved.vcpus;
+    (resolved.mode == ExecutionMode::MicroVm && 1 < wanted).then(|| {
+        format!(
+            "the config wants {wanted} vCPUs, and a microVM has 1: its kernel is built for one \
+             processor, so take `vcpus` out"
+        )
+    })
 }
 
 /// Whether there is a folder in which something may stay.
@@ -255,5 +267,8 @@ mod tests {
         assert!(found.iter().any(|remark| remark.contains("TOKEN")), "{found:?}");
         let persistent = resolved(r#"{"execution_mode": "microvm", "life": "persistent"}"#);
         assert!(remarks(&persistent, &[Need::State], &["TOKEN".into()]).is_empty());
+        let two = resolved(r#"{"execution_mode": "microvm", "vcpus": 2}"#);
+        let found = remarks(&two, &[], &[]);
+        assert!(found.len() == 1 && found[0].contains("2 vCPUs, and a microVM has 1"), "{found:?}");
     }
 }

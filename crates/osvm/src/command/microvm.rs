@@ -3,12 +3,14 @@
 //! What is launched here serves no calls of other processes: `osvm mcp serve` and the daemon start
 //! what they need by themselves.
 
+mod status;
+
 use super::{Outcome, Status};
-use crate::cli::{Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer, MicrovmStatus};
+use crate::cli::{Microvm, MicrovmLaunch, MicrovmLaunchMany, MicrovmServer};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::microvm::{InMicroVm, MicroVms, Wish, logs};
+use crate::microvm::{InMicroVm, MicroVms, Wish, kept, logs};
 use crate::printer::table;
 use crate::servers;
 use osvm_policy::Life;
@@ -20,7 +22,7 @@ use serde_json::{Value, json};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(300);
@@ -35,28 +37,51 @@ pub(crate) fn run(context: &Context, command: &Microvm) -> Outcome {
         Microvm::LaunchMany(MicrovmLaunchMany { count, launch: args }) => {
             launch(context, args, *count)
         }
-        Microvm::Status(args) => status(context, args),
+        Microvm::Status(args) => status::run(context, args),
         Microvm::Stop(args) => stop(context, args),
         Microvm::Logs(args) => log(context, args),
         Microvm::Test(args) => test(context, args),
     }
 }
 
-/// Puts the server of `args` in a place of its own, as a server that lives on.
-fn place(context: &Context, args: &MicrovmLaunch) -> Result<InMicroVm, Failure> {
+/// Puts the server of `args` in a place of its own, as a server that lives on: until it is ended, where
+/// it is `held`.
+fn place(
+    context: &Context,
+    args: &MicrovmLaunch,
+    micro_vms: &MicroVms,
+    held: bool,
+) -> Result<InMicroVm, Failure> {
     let env = context.env()?;
     let config = context.config(&env)?;
     let configured = servers::find(context, &args.server)?;
     let mut resolved = config.resolve(&args.server, "");
     resolved.life = Life::Persistent;
+    resolved.idle = Duration::MAX;
+    resolved.vcpus = processors(args)?;
     if let Some(command) = &args.command {
         let open = || Failure::new("usage", format!("`--command` has an open quote: `{command}`"));
         resolved.server_command = Some(shlex::split(command).ok_or_else(open)?);
     }
     let written = *resolved.origins.get("memory_mb") != osvm_policy::Origin::BuiltIn;
     let memory = args.memory.or_else(|| written.then_some(resolved.memory_mb));
-    let wish = Wish { resolved, memory, ready: 0 };
-    MicroVms::new(context, &env).place_as(context, &config, &configured, wish)
+    let wish = Wish { resolved, memory, held: held.then_some(0) };
+    micro_vms.place_as(context, &config, &configured, wish)
+}
+
+/// How many processors it is to have: more than there can be are refused.
+fn processors(args: &MicrovmLaunch) -> Result<u32, Failure> {
+    let server = &args.server;
+    match args.vcpus {
+        None | Some(1) => Ok(1),
+        Some(more) => Err(Failure::new(
+            "usage",
+            format!("a microVM can't have {more} vCPUs: its kernel is built for one processor"),
+        )
+        .hint(format!(
+            "leave `--vcpus` out; `osvm mcp microvm launch-many {more} {server}` starts {more} microVMs"
+        ))),
+    }
 }
 
 /// Starts it, and says what it is.
@@ -100,8 +125,9 @@ fn tell(context: &Context, told: &Value, as_json: bool) -> Result<(), Failure> {
 }
 
 fn launch(context: &Context, args: &MicrovmLaunch, count: u16) -> Outcome {
-    let all: Result<Vec<_>, _> = (0..count).map(|_| place(context, args)).collect();
-    let all = all?;
+    let micro_vms = MicroVms::new(context, &context.env()?);
+    let all = (0..count).map(|_| place(context, args, &micro_vms, true));
+    let all: Vec<_> = all.collect::<Result<_, _>>()?;
     let (signalled, signal) = mpsc::channel();
     let interrupt = Interrupt::watch({
         let servers: Vec<_> = all.iter().map(|in_vm| in_vm.server.clone()).collect();
@@ -128,9 +154,13 @@ fn launch(context: &Context, args: &MicrovmLaunch, count: u16) -> Outcome {
         return ended().ok_or(failure);
     }
     context.printer.note("Ctrl-C ends what was launched");
-    // One that was stopped by somebody else is noticed, too.
+    // One that was stopped by somebody else is noticed, too. One that crashed is started again.
+    let has_ended = |in_vm: &InMicroVm| {
+        let status = in_vm.server.status();
+        status.links.is_empty() && !status.restarting
+    };
     while signal.recv_timeout(Duration::from_millis(500)).is_err() {
-        if all.iter().all(|in_vm| in_vm.server.status().links.is_empty()) {
+        if all.iter().all(has_ended) {
             context.printer.note("all that was launched has ended");
             return Ok(ended().unwrap_or(Status::Success));
         }
@@ -140,7 +170,8 @@ fn launch(context: &Context, args: &MicrovmLaunch, count: u16) -> Outcome {
 }
 
 fn test(context: &Context, args: &MicrovmLaunch) -> Outcome {
-    let in_vm = place(context, args)?;
+    let micro_vms = MicroVms::new(context, &context.env()?);
+    let in_vm = place(context, args, &micro_vms, false)?;
     let told = started(&in_vm)?;
     in_vm.server.shut_down();
     if args.json {
@@ -167,44 +198,14 @@ fn running(context: &Context, server: Option<&str>) -> Result<Vec<Holder>, Failu
     Ok(all)
 }
 
-fn life(holder: &Holder) -> Life {
-    if PERSISTENT.contains(&holder.cid.get()) { Life::Persistent } else { Life::Clone }
-}
-
-fn status(context: &Context, args: &MicrovmStatus) -> Outcome {
-    let all = running(context, args.server.as_deref())?;
-    let up = |holder: &Holder| {
-        let up = SystemTime::now().duration_since(holder.since?).ok()?;
-        Some(up.as_secs())
-    };
-    if args.json {
-        let all: Vec<_> = all
-            .iter()
-            .map(|vm| {
-                json!({"server": vm.tool, "life": life(vm), "cid": vm.cid.get(),
-                    "vm_pid": vm.vm_pid, "osvm_pid": vm.pid, "up_secs": up(vm)})
-            })
-            .collect();
-        context.printer.pretty_json(&all)?;
-        return Ok(Status::Success);
-    }
-    if all.is_empty() {
-        context.printer.note("no microVM runs now");
-        return Ok(Status::Success);
-    }
-    let mut rows = vec![["SERVER", "LIFE", "CID", "VM PID", "OSVM PID", "UP"].map(str::to_owned)];
-    let number = |number: Option<u32>| number.map_or_else(|| "-".into(), |n| n.to_string());
-    rows.extend(all.iter().map(|vm| {
-        let up = up(vm).map_or_else(|| "-".into(), |up| format!("{up}s"));
-        let (cid, life) = (vm.cid.get().to_string(), life(vm).to_string());
-        [vm.tool.clone(), life, cid, number(vm.vm_pid), number(vm.pid), up]
-    }));
-    context.printer.result(&table(&rows))?;
-    Ok(Status::Success)
-}
-
+/// Ends the microVMs of a server, and has nobody start them again.
 fn stop(context: &Context, args: &MicrovmServer) -> Outcome {
     let server = args.server.as_str();
+    let run = context.dirs(&context.env()?).run;
+    let let_end = |osvm, vm| {
+        let told = kept::let_end(&run, server, osvm, vm);
+        told.map_err(|error| Failure::new("host", "cannot write what is to end").caused_by(&error))
+    };
     let mut ended = 0;
     for holder in running(context, Some(server))? {
         let Some(pid) = holder.vm_pid.and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) else {
@@ -213,10 +214,17 @@ fn stop(context: &Context, args: &MicrovmServer) -> Outcome {
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         // The lock on its CID is held, so the process that has this handle is still the one meant.
         let still = running(context, Some(server))?;
-        if still.iter().any(|now| (now.cid, now.vm_pid) == (holder.cid, holder.vm_pid))
-            && pidfd_send_signal(&process, Signal::TERM).is_ok()
-        {
-            ended += 1;
+        if !still.iter().any(|now| (now.cid, now.vm_pid) == (holder.cid, holder.vm_pid)) {
+            continue;
+        }
+        if let (Some(osvm), Some(vm)) = (holder.pid, holder.vm_pid) {
+            let_end(osvm, vm.into())?;
+        }
+        ended += u32::from(pidfd_send_signal(&process, Signal::TERM).is_ok());
+    }
+    for (told, _) in kept::list(&run) {
+        if let (true, true, Some(vm)) = (told.server == server, told.restarting, told.vm_pid) {
+            ended += u32::from(let_end(told.osvm_pid, vm)?);
         }
     }
     if ended == 0 {

@@ -96,7 +96,7 @@ fn rebuild(context: &Context, name: &str) -> Result<(), Failure> {
     }
     remove(context, name, false)?;
     let started = Instant::now();
-    let in_vm = MicroVms::new(context, &env).place(context, &config, &configured, 0)?;
+    let in_vm = MicroVms::new(context, &env).place(context, &config, &configured, None)?;
     in_vm.placed.warm_up(&Stop::default()).map_err(|source| {
         let error = UpstreamError::Start { server: name.to_owned(), source };
         Failure::from_error("server", &error, error.hint().map(str::to_owned))

@@ -104,8 +104,10 @@ pub(crate) fn inspect(context: &Context, args: &Inspect) -> Outcome {
     let env = context.env()?;
     let resolved = context.config(&env)?.resolve(&found.server, &found.tool);
     let hint = super::lives::forgets(&env, &resolved, &Value::Object(found.json.clone()));
+    let processors = super::lives::processors(&resolved);
     if args.json {
         let mut json = found.json.clone();
+        json.extend(processors.map(|note| ("warning".to_owned(), note.into())));
         json.extend(hint.map(|hint| ("hint".to_owned(), hint.into())));
         context.printer.pretty_json(&json)?;
         return Ok(Status::Success);
@@ -122,7 +124,7 @@ pub(crate) fn inspect(context: &Context, args: &Inspect) -> Outcome {
             text.push_str(&format!("\n{title}: {value}\n"));
         }
     }
-    if let Some(hint) = hint {
+    for hint in processors.into_iter().chain(hint) {
         text.push_str(&format!("\nnote: {hint}\n"));
     }
     text.push_str(&format!(
@@ -202,7 +204,7 @@ fn known(context: &Context) -> Result<Vec<Found>, Failure> {
         }
         let offer = match &server.spec {
             _ if runs_in_one(&config, &server) => {
-                let in_vm = MicroVms::new(context, &env).place(context, &config, &server, 0);
+                let in_vm = MicroVms::new(context, &env).place(context, &config, &server, None);
                 in_vm.ok().and_then(|in_vm| in_vm.server.offer())
             }
             Ok(Some(spec)) => {
@@ -270,7 +272,7 @@ fn in_micro_vm(
     patience: Duration,
 ) -> Result<(Arc<Offer>, Arc<Server>), Failure> {
     let env = context.env()?;
-    let in_vm = MicroVms::new(context, &env).place(context, config, configured, 0)?;
+    let in_vm = MicroVms::new(context, &env).place(context, config, configured, None)?;
     let server = configured.name.clone();
     in_vm
         .placed

@@ -1,20 +1,14 @@
-//! Ends microVMs that nobody has used for a while, and servers that hang.
+//! Ends microVMs that nobody has used for a while, and tells of those that live on.
 
 use super::Placed;
+use super::kept::Record;
 use osvm_upstream::Server;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often is looked.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// How long after one look at a server's health comes the next.
-const HEALTH: Duration = Duration::from_secs(15);
-
-/// How long a server that lives may take to say so. A Python server starts a module in that time
-/// where guests are translated.
-const ANSWER: Duration = Duration::from_secs(20);
 
 /// Looks after servers, in a thread that runs as long as this lives.
 #[derive(Debug, Default)]
@@ -40,22 +34,22 @@ struct Watched {
     server: Weak<Server>,
     placed: Weak<Placed>,
     idle: Duration,
-    health: Arc<Health>,
-}
-
-/// The looks at one server's health.
-#[derive(Debug)]
-struct Health {
-    /// When the last one ended; nothing while one goes on.
-    last: Mutex<Option<Instant>>,
+    /// Where is told of it.
+    record: Weak<Record>,
 }
 
 impl Reaper {
-    /// Ends what the server does not use for `idle`.
-    pub(super) fn watch(&self, server: &Arc<Server>, placed: &Arc<Placed>, idle: Duration) {
-        let health = Arc::new(Health { last: Mutex::new(Some(Instant::now())) });
+    /// Ends what the server does not use for `idle`, and keeps its record.
+    pub(super) fn watch(
+        &self,
+        server: &Arc<Server>,
+        placed: &Arc<Placed>,
+        idle: Duration,
+        record: Option<&Arc<Record>>,
+    ) {
         let (server, placed) = (Arc::downgrade(server), Arc::downgrade(placed));
-        let watched = Watched { server, placed, idle, health };
+        let record = record.map(Arc::downgrade).unwrap_or_default();
+        let watched = Watched { server, placed, idle, record };
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.watched.push(watched);
         drop(state);
@@ -71,25 +65,18 @@ impl Reaper {
     }
 }
 
-impl Health {
-    /// Has a thread look, if it is time to: a server that hangs takes its time.
-    fn look(self: &Arc<Self>, server: &Weak<Server>) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() < HEALTH) {
-            return;
-        }
-        let (health, server) = (Arc::clone(self), Weak::clone(server));
-        let look = move || {
-            if let Some(server) = server.upgrade()
-                && 0 < server.look_after(ANSWER)
-            {
-                tracing::warn!(server = server.name(), "given up, because it does not answer");
+impl Watched {
+    fn look(&self) {
+        if let Some(server) = self.server.upgrade() {
+            if 0 < server.end_idle(self.idle) {
+                tracing::info!(server = server.name(), "ended, because nobody used it");
             }
-            *health.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        };
-        // One that can't be looked at now is looked at later.
-        if thread::Builder::new().name("health".into()).spawn(look).is_ok() {
-            *last = None;
+            if let Some(record) = self.record.upgrade() {
+                record.tell(&server.status());
+            }
+        }
+        if let Some(placed) = self.placed.upgrade() {
+            placed.rest(self.idle);
         }
     }
 }
@@ -101,17 +88,7 @@ impl Shared {
             state.watched.retain(|watched| 0 < watched.server.strong_count());
             let watched = state.watched.clone();
             drop(state);
-            for Watched { server, placed, idle, health } in watched {
-                health.look(&server);
-                if let Some(server) = server.upgrade()
-                    && 0 < server.end_idle(idle)
-                {
-                    tracing::info!(server = server.name(), "ended, because nobody used it");
-                }
-                if let Some(placed) = placed.upgrade() {
-                    placed.rest(idle);
-                }
-            }
+            watched.iter().for_each(Watched::look);
             state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if !state.ended {
                 let waited = self.changed.wait_timeout(state, PAUSE);
