@@ -52,13 +52,8 @@ pub fn build(
     }
     let yard = Yard::new()?;
     let mut assembly = Assembly::new(Tree::create(&yard.path().join("root"))?);
-    let workshop = Workshop {
-        guests,
-        store,
-        image: &recipe.name,
-        node: recipe.node.as_deref().unwrap_or(node::DEFAULT),
-        say,
-    };
+    let workshop =
+        Workshop { guests, store, node: recipe.node.as_deref().unwrap_or(node::DEFAULT), say };
     fill(&yard, &mut assembly, recipe, main, workshop)?;
     add_files(&mut assembly, recipe)?;
     say("making the root file system");
@@ -204,6 +199,11 @@ fn with_node(
     let version = recipe.node.as_deref().unwrap_or(node::DEFAULT);
     let source = node::install(yard, &mut assembly.tree, version, recipe.compiler)?;
     assembly.sources.push(source);
+    if recipe.compiler {
+        // node-gyp is driven by it.
+        let (_, _, sources) = Python::install(yard, &mut assembly.tree, None, &[])?;
+        assembly.sources.extend(sources);
+    }
     let pool = node::pool(yard, debs)?;
     finish(assembly, &pool, debs)
 }

@@ -44,8 +44,10 @@ const NPM_INTEGRITY: &str = "sha512-1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJS
 /// Debian packages that scripts take for granted.
 const TOOLS: [&str; 8] = ["bash", "coreutils", "dash", "findutils", "grep", "gzip", "sed", "tar"];
 
-/// Beginnings of the names of packages that a C++ compiler for modules of Node.js consists of.
-const COMPILER: [&str; 9] =
+/// Packages that compile modules of Node.js, beside Python, and beginnings of the names of those that
+/// these consist of.
+const COMPILER: [&str; 2] = ["g++", "make"];
+const COMPILER_PARTS: [&str; 9] =
     ["binutils", "cpp", "g++", "gcc", "libc6", "libgcc", "libstdc++", "linux-libc-dev", "make"];
 
 /// The app in the guest, and what is there to work on it.
@@ -82,8 +84,10 @@ pub trait Guests {
 /// A guest that runs scripts.
 #[derive(Debug)]
 pub struct BuildGuest<'a> {
-    /// The image that is built.
-    pub image: &'a str,
+    /// The builder image that it is made from.
+    pub builder: &'a str,
+    /// SHA-256 of the builder image's manifest.
+    pub builder_digest: Digest,
     /// Its root file system, which no other guest gets.
     pub root: &'a Path,
     /// Program and arguments.
@@ -120,8 +124,6 @@ pub struct GuestError {
 pub(crate) struct Workshop<'a> {
     pub(crate) guests: &'a dyn Guests,
     pub(crate) store: &'a LinuxStore,
-    /// The image that is built.
-    pub(crate) image: &'a str,
     /// Release of Node.js that the image has.
     pub(crate) node: &'a str,
     pub(crate) say: &'a dyn Fn(&str),
@@ -129,7 +131,7 @@ pub(crate) struct Workshop<'a> {
 
 impl std::fmt::Debug for Workshop<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Workshop").field("image", &self.image).finish_non_exhaustive()
+        f.debug_struct("Workshop").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -144,13 +146,14 @@ impl Workshop<'_> {
         let compiler = scripts.iter().any(|script| script.compiles);
         let registry = registry::of_npm(yard)?;
         let (manifest, builder_digest) = self.builder(compiler)?;
-        let (builder, root) = (manifest.name.clone(), yard.path().join("builder.erofs"));
+        let root = yard.path().join("builder.erofs");
         self.root(yard, &manifest, app, &root, &registry)?;
         let mut tree = Tree::adopt(app)?;
         let spool = tempfile::tempfile_in(yard.path()).map_err(BuildError::io(yard.path()))?;
         let mut session = Session::new(&mut tree, scripts, spool, self.say);
         let guest = BuildGuest {
-            image: self.image,
+            builder: &manifest.name,
+            builder_digest,
             root: &root,
             command: vec![node::PROGRAM.into(), format!("/{BUILDER}/guest.mjs")],
             env: env(self.node, &registry, compiler),
@@ -169,7 +172,10 @@ impl Workshop<'_> {
         let ran = self.guests.run(&guest, &mut |line| session.hear(line));
         // What it said of itself is closer to the cause than that it ended.
         match (session.finish(), ran) {
-            (Some(runs), _) => runs.map(|runs| Scripts { builder, builder_digest, runs }),
+            (Some(runs), _) => {
+                let builder = manifest.name.clone();
+                runs.map(|runs| Scripts { builder, builder_digest, runs })
+            }
             (None, Err(GuestError { source, hint })) => Err(BuildError::Guest { source, hint }),
             (None, Ok(())) => Err(BuildError::refused("what the builder says", "it has no end")),
         }
@@ -181,7 +187,7 @@ impl Workshop<'_> {
         let name = format!("osvm-builder-{kind}node-{}", self.node);
         let stored = |source: LinuxError| BuildError::Store { name: name.clone(), source };
         match self.store.manifest(&name) {
-            Ok((manifest, digest)) if is_current(&manifest, self.node) => {
+            Ok((manifest, digest)) if is_current(&manifest, self.node, compiler) => {
                 return Ok((manifest, digest));
             }
             Ok(_) | Err(LinuxError::NotFound { .. }) => {}
@@ -197,11 +203,11 @@ impl Workshop<'_> {
             ..Recipe::default()
         };
         if compiler {
-            recipe.deb.extend(packages::closure(&Yard::new()?, &["g++", "make"], &COMPILER)?);
+            recipe.deb.extend(packages::closure(&Yard::new()?, &COMPILER, &COMPILER_PARTS)?);
             recipe.compiler = true;
         }
         let built = crate::build(&recipe, self.store, self.guests, &|_| {})?;
-        if !is_current(&built.manifest, self.node) {
+        if !is_current(&built.manifest, self.node, compiler) {
             let reason = "the registry's package is not the one this osvm knows";
             return Err(BuildError::refused(format!("package `npm@{NPM}`"), reason));
         }
@@ -240,14 +246,21 @@ impl Workshop<'_> {
 }
 
 /// Whether a builder in the store is what this osvm would make.
-fn is_current(manifest: &Manifest, node: &str) -> bool {
-    let has = |name: &str, version: &str, digest: Option<String>| {
+fn is_current(manifest: &Manifest, node: &str, compiler: bool) -> bool {
+    let npm = |name: &str, version: &str, digest: Option<String>| {
         manifest.sources.iter().any(|source| {
             let same = source.kind == SourceKind::Npm && source.name == name;
             same && source.version == version && (digest.is_none() || source.digest == digest)
         })
     };
-    has("npm", NPM, node::hex(NPM_INTEGRITY)) && has(node::PACKAGE, node, None)
+    let debian = |name: &str| {
+        let mut sources = manifest.sources.iter();
+        sources.any(|source| source.kind == SourceKind::Debian && source.name == name)
+    };
+    let compilers = COMPILER.iter().filter(|_| compiler);
+    npm("npm", NPM, node::hex(NPM_INTEGRITY))
+        && npm(node::PACKAGE, node, None)
+        && TOOLS.iter().chain(compilers).all(|name| debian(name))
 }
 
 fn env(node: &str, registry: &Registry, compiler: bool) -> Vec<(String, String)> {

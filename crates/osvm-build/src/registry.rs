@@ -79,7 +79,8 @@ impl Registry {
 /// The registry that npm uses for this build, and the certificates it is known by.
 pub(crate) fn of_npm(yard: &Yard) -> Result<Registry, BuildError> {
     let ask = |key: &str| -> Result<String, BuildError> {
-        let step = node::npm(yard, format!("read npm's setting `{key}`"))?;
+        // Which registry is used is among what steps with a network are told.
+        let step = node::npm(yard, format!("read npm's setting `{key}`"))?.with_network();
         let said = yard.run(step.args(["config", "get", key]))?;
         Ok(String::from_utf8_lossy(&said).trim().to_owned())
     };

@@ -71,8 +71,8 @@ impl Guests for Builder<'_> {
         let policy = policy(guest.registry, self.env)?;
         let config = self.context.config(self.env).map_err(unusable)?;
         let recipe = self.recipe(guest)?;
-        let link = self.boot(&config, &policy, recipe, deadline)?;
-        let run = Run::begin(self.context, policy, deadline, &link);
+        let (link, backend) = self.boot(&config, &policy, recipe, deadline)?;
+        let run = Run::begin(self.context, policy, deadline, &link, backend);
         let outcome = converse(link, &guest.request, deadline, heard);
         let outcome = outcome.map_err(|broken| broken.explain(timeout));
         run.end(self, guest, &outcome, started)?;
@@ -117,24 +117,27 @@ impl Builder<'_> {
         policy: &Resolved,
         recipe: Recipe,
         deadline: Instant,
-    ) -> Result<Link, GuestError> {
+    ) -> Result<(Link, &'static str), GuestError> {
         let dirs = self.context.dirs(self.env);
         let shared = MicroVms::new(self.context, self.env).shared;
-        let backend = shared.backend().map_err(launch)?;
+        let backend = shared.backend(&self.context.wanted(config)).map_err(launch)?;
         let outside = Outside {
             services: Arc::new(broker::new(self.env, config, &dirs)),
             guests: self.context.guests.clone(),
             policy: Arc::new(policy.clone()),
         };
+        let name = backend.name();
         let host = Host::new(backend, dirs.run, None).with_outside(outside);
-        Persistent::new(host, recipe).launch(deadline, &Stop::default()).map_err(launch)
+        let link = Persistent::new(host, recipe).launch(deadline, &Stop::default());
+        Ok((link.map_err(launch)?, name))
     }
 }
 
 /// What the guest may reach, in the words of an isolation config of its own.
 fn policy(registry: &Registry, env: &Env) -> Result<Resolved, GuestError> {
-    // Bytes that are TLS can't be read on the way, so they are let through or not as a whole.
-    let methods: &[&str] = if registry.tls { &["CONNECT"] } else { &["GET", "HEAD"] };
+    // Bytes that are TLS can't be read on the way, so they are let through or not as a whole. Some
+    // programs, Node's own `fetch` among them, ask for that also where there is no TLS.
+    let methods: &[&str] = if registry.tls { &["CONNECT"] } else { &["CONNECT", "GET", "HEAD"] };
     let rule = json!({"host": registry.host, "ports": [registry.port], "methods": methods,
         "max_bytes": MAX_BODY, "rate_per_minute": MAX_RATE});
     let server = json!({"execution_mode": "microvm", "life": "persistent",
@@ -154,9 +157,16 @@ struct Run {
 
 impl Run {
     /// From now on what the guest reaches is noted.
-    fn begin(context: &Context, policy: Resolved, deadline: Instant, link: &Link) -> Self {
+    fn begin(
+        context: &Context,
+        policy: Resolved,
+        deadline: Instant,
+        link: &Link,
+        backend: &'static str,
+    ) -> Self {
         let number = |name: &str| u32::try_from(link.facts.get(name).and_then(Value::as_u64)?).ok();
         let isolation = Isolation {
+            backend: Some(backend),
             cid: number("cid"),
             vm_pid: number("vm_pid"),
             ..Isolation::none(RunMode::MicroVm)
@@ -183,7 +193,8 @@ impl Run {
             guest.ends(self.call);
         }
         let (reaches, reaches_left_out) = self.trace.take();
-        self.isolation.image = Some(guest.image.to_owned());
+        self.isolation.image = Some(guest.builder.to_owned());
+        self.isolation.image_digest = Some(guest.builder_digest.to_string());
         self.isolation.total = Some(started.elapsed());
         let failed = outcome.as_ref().err();
         let record = Record {
@@ -319,12 +330,12 @@ mod tests {
             tls,
             certificates: Vec::new(),
         };
-        for (tls, method) in [(true, "CONNECT"), (false, "GET")] {
+        for (tls, methods) in [(true, &["CONNECT"][..]), (false, &["CONNECT", "GET", "HEAD"])] {
             let policy = policy(&registry(tls), &env).unwrap();
             assert!(policy.network_enabled && policy.mounts.is_empty());
             let [rule] = policy.egress.as_slice() else { panic!("{:?}", policy.egress) };
             assert_eq!(rule.ports, [8443]);
-            assert_eq!(rule.methods[0], method);
+            assert_eq!(rule.methods, methods);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod agent_model;
 mod client;
+mod npm_registry;
 mod support;
 mod web;
 
@@ -24,6 +25,7 @@ mod doctor;
 mod generated;
 mod hostile;
 mod image;
+mod image_scripts;
 mod lives;
 mod mcp_add;
 mod mcp_exchange;

@@ -40,7 +40,7 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// Says what is missing; that fails where `OSVM_REQUIRE` names `what`.
-fn skip(what: &str, why: &str) {
+pub(crate) fn skip(what: &str, why: &str) {
     eprintln!("SKIPPED: {why}");
     let required = std::env::var("OSVM_REQUIRE").unwrap_or_default();
     assert!(!required.contains(what), "OSVM_REQUIRE names {what}: {why}");
@@ -54,7 +54,7 @@ pub(crate) fn home(sample: &Sample, options: &Value) -> Option<Home> {
     Some(home)
 }
 
-fn home_without_image() -> Option<Home> {
+pub(crate) fn home_without_image() -> Option<Home> {
     let guest = [target().join("guest-kernel/vmlinux"), target().join("guest/osvm-init")];
     if let Some(missing) = guest.iter().find(|file| !file.exists()) {
         skip("microvm", &format!("`{}` is missing: run `cargo xtask kernel`", missing.display()));
@@ -111,6 +111,8 @@ fn servers(home: &Home, servers: &Value) {
 pub(crate) fn osvm(home: &Home, args: &[&str]) -> Command {
     let mut command = home.osvm_std(args);
     command.env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
+    // What runs Linux guests on every host.
+    command.env("OSVM_BACKEND", "qemu");
     command
 }
 
