@@ -127,6 +127,7 @@ fn write_initramfs(
     files.text("/osvm-test/modules", &modules);
     tools::add(&mut files)?;
     tools::add_qemu(QEMU, &mut files)?;
+    tools::add_firecracker(&mut files)?;
     let scratch = initrd.parent().context("the archive is nowhere")?;
     tools::keep_program(&programs.init, "/init", scratch, &mut files)?;
     for program in &programs.executables {

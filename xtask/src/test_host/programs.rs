@@ -67,6 +67,15 @@ const SUITES: &[Suite] = &[
         env: "OSVM_TEST_LINUX_BACKEND=firecracker",
         filters: LINUX,
     },
+    // What is beneath: sockets, saved files, ends.
+    Suite {
+        name: "firecracker",
+        part: 1,
+        package: FIRECRACKER_PACKAGE,
+        test: "linux",
+        env: "",
+        filters: &[],
+    },
 ];
 /// What is tried of Linux guests: one that lives on, copies, and ends of many kinds.
 const LINUX: &[&str] = &["clones::", "death::", "persistent::", "--skip=python"];
@@ -84,19 +93,22 @@ const INIT: &str = "osvm-test-host-init";
 const DRIVEN_PACKAGES: &[&str] = &["osvm", "osvm-test-host-init"];
 /// The package whose tests boot Linux guests.
 const LINUX_PACKAGE: &str = "osvm-microvm";
-/// The root file system that its tests make, in the folder that cargo gives them.
+/// The package whose tests boot some of them without a root file system.
+const FIRECRACKER_PACKAGE: &str = "osvm-firecracker";
+/// The root file system that the tests of the former make, in the folder that cargo gives them.
 const ROOT: &str = "root-node.erofs";
 
 impl Suite {
     /// Why it can't be run, if it can't.
     fn lacks(&self, project: &Project) -> Option<String> {
-        if self.package != LINUX_PACKAGE {
+        if ![LINUX_PACKAGE, FIRECRACKER_PACKAGE].contains(&self.package) {
             return None;
         }
         if !kernel::built(project).exists() {
             return Some("there is no kernel for Linux guests: run `cargo xtask kernel`".into());
         }
-        let firecracker = self.env.ends_with("firecracker") && tools::firecracker().is_none();
+        let meant = self.package == FIRECRACKER_PACKAGE || self.env.ends_with("firecracker");
+        let firecracker = meant && tools::firecracker().is_none();
         firecracker.then(|| "there is no Firecracker on `PATH` or in `OSVM_FIRECRACKER`".into())
     }
 }
@@ -203,9 +215,10 @@ pub(super) fn build(project: &Project, only: &[&str]) -> Result<Programs> {
         let mut make = Command::new(&linux.path);
         make.args(["--exact", MAKES_ROOT]).current_dir(&linux.directory);
         process::text(&mut make).context("cannot make a root file system for Linux guests")?;
-        programs.files.push(kernel::built(project));
         programs.files.push(project.target.join("tmp").join(ROOT));
     }
+    let kernel = kernel::built(project);
+    programs.files.extend(Some(kernel).filter(|kernel| kernel.exists()));
     Ok(programs)
 }
 

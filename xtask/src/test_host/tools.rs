@@ -49,6 +49,18 @@ pub(super) fn firecracker() -> Option<PathBuf> {
     named.or_else(|| find("firecracker")).filter(|program| program.is_file())
 }
 
+/// Puts Firecracker where the test host looks for programs, if this machine has one: no distribution
+/// packages it, and what needs it says that it was skipped.
+pub(super) fn add_firecracker(files: &mut Initramfs) -> Result<()> {
+    let Some(program) = firecracker() else { return Ok(()) };
+    files.copy(&program, "/bin/firecracker")?;
+    // Its releases are linked statically, and then there is no list of libraries.
+    if process::succeeds(Command::new("ldd").arg(&program)) {
+        add_libraries(&program, files)?;
+    }
+    Ok(())
+}
+
 /// Puts the programs into `/bin`. One that this machine lacks is left out; what needs it will say so.
 pub(super) fn add(files: &mut Initramfs) -> Result<()> {
     for name in PROGRAMS {
