@@ -122,6 +122,53 @@ fn a_server_that_lives_on_finds_its_files_in_its_next_life() {
 }
 
 #[test]
+fn mounts_are_there_and_what_may_be_written_to_them_stays() {
+    let Some(home) = home(&MEMORY, &json!({})) else { return };
+    let (work, other) = (home.path().join("work"), home.path().join("other"));
+    fs::create_dir(&work).unwrap();
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("mine.txt"), "mine\n").unwrap();
+    let with = |guest_path: &str, readonly: bool| {
+        let mounts = json!([{"host_path": other, "guest_path": "/other"},
+            {"host_path": work, "guest_path": guest_path, "readonly": readonly}]);
+        configure(
+            &home,
+            &json!({"execution_mode": "microvm", "timeout_secs": 120, "mounts": mounts}),
+        );
+    };
+    with("/work", false);
+    let news = remember(&home, "one");
+    let mounts = news["mounts"].as_array().unwrap_or_else(|| panic!("{news}"));
+    assert_eq!((mounts.len(), &mounts[0]["guest_path"]), (1, &json!("/work")));
+    assert_eq!(mounts[0]["changes"][0]["path"], "memory.jsonl");
+    let file = work.join("memory.jsonl");
+    let before = fs::read_to_string(&file).unwrap();
+    assert!(before.contains(r#""name":"one""#), "{before}");
+    assert_eq!(remembered(&home), ["one"], "another copy, the same files");
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
+
+    with("/work", true);
+    let entity = json!({"name": "two", "entityType": "t", "observations": ["o"]});
+    let entities = json!({"entities": [entity]}).to_string();
+    let refused = call(&home, "memory", "create_entities", &entities).to_string();
+    assert!(refused.contains("read-only file system"), "{refused}");
+    assert_eq!(remembered(&home), ["one"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    let explained = explain(&home);
+    assert!(explained.contains("at `/work`, mode `ro`"), "{explained}");
+
+    with("/other/work", false);
+    let refused = call(&home, "memory", "read_graph", "{}")["error"].to_string();
+    assert!(refused.contains("`/other` and `/other/work` overlap"), "{refused}");
+    home.assert_nothing_left();
+}
+
+fn explain(home: &Home) -> String {
+    let output = osvm(home, &["mcp", "explain", "memory"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
 fn a_folder_with_keys_is_no_workspace_and_nothing_runs_without_one() {
     let Some(home) = home(&MEMORY, &json!({})) else { return };
     let keys = home.path().join(".ssh");
