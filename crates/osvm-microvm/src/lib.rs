@@ -42,7 +42,7 @@ pub mod workspace;
 pub use error::MicroVmError;
 pub use guest::{Guest, Host};
 pub use launch::{Cloned, Persistent};
-pub use outside::Outside;
+pub use outside::{Outside, exercise as exercise_stream};
 pub use recipe::{GuestFiles, Recipe};
 pub use talk::{Gone, Talk};
 pub use template::Template;

@@ -31,6 +31,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use stream::Stream;
+pub use stream::exercise;
 
 /// Requests of one guest that are served at once.
 const MAX_BUSY: usize = 32;

@@ -19,6 +19,7 @@
 
 mod apply;
 mod changes;
+mod exercise;
 mod members;
 mod patch;
 mod pending;
@@ -28,6 +29,7 @@ mod tree;
 pub use apply::ApplyError;
 pub(crate) use changes::Incoming;
 pub use changes::{Change, State};
+pub use exercise::exercise;
 pub use pending::{ChangeSet, Pending};
 pub(crate) use settle::Files;
 
@@ -43,6 +45,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tree::Room;
+
+/// Bytes of frames that go into a guest at once: each write wakes it, and a small file has two frames.
+const TOGETHER: usize = 64 * 1024;
 
 /// A host folder of which the guests of a server get copies.
 #[derive(Clone, Debug)]
@@ -164,9 +169,14 @@ pub(crate) fn fill(
     deadline: Instant,
 ) -> Result<Arc<Files>, WorkspaceError> {
     let talk = guest.talk();
+    let mut together = Vec::with_capacity(TOGETHER);
     let mut say = |said: Said<'_>| -> Result<(), Gone> {
-        let frame = frame(said)?;
-        talk.frame(&frame, deadline)
+        together.extend_from_slice(&frame(said)?);
+        if TOGETHER <= together.len() {
+            talk.frame(&together, deadline)?;
+            together.clear();
+        }
+        Ok(())
     };
     let (mut room, mut parts, mut bases) = (Room::new(most), Vec::new(), Vec::new());
     for (number, workspace) in (0..).zip(places) {
@@ -179,6 +189,7 @@ pub(crate) fn fill(
         bases.push(tree::send(&workspace, &root, &mut room, &mut say)?);
         parts.push((workspace, root));
     }
+    talk.frame(&together, deadline).map_err(WorkspaceError::Guest)?;
     let ready: Result<(), Gone> = talk.ask(method::READY, &serde_json::json!({}), deadline);
     ready.map_err(WorkspaceError::Guest)?;
     Ok(Arc::new(Files::new(server, parts, bases)))

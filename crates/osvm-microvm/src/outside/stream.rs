@@ -158,13 +158,21 @@ impl Stream {
     pub(super) fn said(&self, said: Net<'_>) {
         let mut state = self.lock();
         match said {
+            // It costs the guest no room, so nothing would bound how many of them wait.
+            Net::Data([]) => {}
             Net::Data(bytes) => {
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 match state.granted.checked_sub(len).filter(|_| !state.guest_ended) {
                     Some(left) => state.granted = left,
                     None => state.gone = true,
                 }
-                state.queue.push_back(bytes.to_vec());
+                // Small pieces are put together, or each would take more memory than it has bytes.
+                match state.queue.back_mut() {
+                    Some(last) if last.len() + bytes.len() <= CHUNK => {
+                        last.extend_from_slice(bytes)
+                    }
+                    _ => state.queue.push_back(bytes.to_vec()),
+                }
             }
             Net::End => state.guest_ended = true,
             Net::Gone => state.gone = true,
@@ -191,4 +199,17 @@ impl Stream {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has a connection over `tcp` hear `payloads`, as a guest sends them, while nothing goes on to the socket.
+/// Gives the bytes and the pieces that wait then, and the room that the guest has; for fuzzing.
+pub fn exercise<'a>(
+    tcp: TcpStream,
+    payloads: impl IntoIterator<Item = &'a [u8]>,
+) -> (usize, usize, u32) {
+    let stream = Stream::new(1, String::new(), 0, tcp);
+    let told = payloads.into_iter().filter_map(osvm_protocol::linux::net::read);
+    told.for_each(|(_, said)| stream.said(said));
+    let state = stream.lock();
+    (state.queue.iter().map(Vec::len).sum(), state.queue.len(), state.room)
 }
