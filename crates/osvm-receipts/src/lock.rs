@@ -21,10 +21,10 @@ const FILE: &str = "lock";
 
 /// How long one writer may hold the lock, of which it needs less than a millisecond unless it was
 /// stopped.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a writer waits in all, however many are in front of it.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 
 /// Threads of this process that may wait. One that was given up waits on, because nothing ends it but its
 /// turn.
