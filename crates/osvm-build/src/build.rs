@@ -196,14 +196,14 @@ fn with_node(
 ) -> Result<(), BuildError> {
     say("fetching Node.js and its libraries");
     base::lay(&mut assembly.tree)?;
-    let version = recipe.node.as_deref().unwrap_or(node::DEFAULT);
-    let source = node::install(yard, &mut assembly.tree, version, recipe.compiler)?;
-    assembly.sources.push(source);
     if recipe.compiler {
-        // node-gyp is driven by it.
+        // node-gyp is driven by it. First, because it wants the libraries of all that is there.
         let (_, _, sources) = Python::install(yard, &mut assembly.tree, None, &[])?;
         assembly.sources.extend(sources);
     }
+    let version = recipe.node.as_deref().unwrap_or(node::DEFAULT);
+    let source = node::install(yard, &mut assembly.tree, version, recipe.compiler)?;
+    assembly.sources.push(source);
     let pool = node::pool(yard, debs)?;
     finish(assembly, &pool, debs)
 }
