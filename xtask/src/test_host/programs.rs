@@ -12,7 +12,15 @@ use std::process::Command;
 /// What hardware KVM, or the kernel's vsock, makes different. Everything else that the tests check
 /// is the same on every host, and was checked outside, where it takes a fraction of the time.
 const SUITES: &[Suite] = &[
-    Suite { name: "kvm", part: 0, package: "osvm-kvm", test: "kvm", env: "", filters: &[] },
+    Suite {
+        name: "kvm",
+        part: 0,
+        package: "osvm-kvm",
+        test: "kvm",
+        env: "",
+        filters: &[],
+        brief: &[],
+    },
     // QEMU's own translation, translated once more, would be slower than any deadline.
     Suite {
         name: "qemu-kvm",
@@ -21,6 +29,7 @@ const SUITES: &[Suite] = &[
         test: "conformance",
         env: "",
         filters: &["qemu_keeps_every_promise_under_kvm"],
+        brief: &[],
     },
     // A call from the command line, the choice of a backend, and the pool.
     Suite {
@@ -29,9 +38,8 @@ const SUITES: &[Suite] = &[
         package: "osvm",
         test: "black_box",
         env: "",
-        // Twenty osvm at once take turns at their receipts, for longer than each waits for its own
-        // where a processor is emulated.
-        filters: &["unikernel::", "backends::", "daemon::", "--skip=twenty_calls_at_once"],
+        filters: &["unikernel::", "backends::", "daemon::"],
+        brief: &[],
     },
     // By itself: most of its time it waits until a device that went silent has had its time.
     Suite {
@@ -41,6 +49,7 @@ const SUITES: &[Suite] = &[
         test: "conformance",
         env: "",
         filters: &["qemu_keeps_every_promise_with_the_kernels_vsock"],
+        brief: &[],
     },
     // Linux guests, which no KVM can run that interprets.
     Suite {
@@ -50,6 +59,7 @@ const SUITES: &[Suite] = &[
         test: "microvm",
         env: "OSVM_TEST_LINUX_BACKEND=kvm",
         filters: LINUX,
+        brief: LINUX_BRIEF,
     },
     Suite {
         name: "linux-qemu-kvm",
@@ -58,6 +68,7 @@ const SUITES: &[Suite] = &[
         test: "microvm",
         env: "OSVM_TEST_LINUX_BACKEND=qemu-kvm",
         filters: &["what_one_clone_writes_the_next_does_not_see"],
+        brief: &[],
     },
     Suite {
         name: "linux-firecracker",
@@ -66,6 +77,7 @@ const SUITES: &[Suite] = &[
         test: "microvm",
         env: "OSVM_TEST_LINUX_BACKEND=firecracker",
         filters: LINUX,
+        brief: LINUX_BRIEF,
     },
     // What is beneath: sockets, saved files, ends.
     Suite {
@@ -75,10 +87,13 @@ const SUITES: &[Suite] = &[
         test: "linux",
         env: "",
         filters: &[],
+        brief: &[],
     },
 ];
 /// What is tried of Linux guests: one that lives on, copies, and ends of many kinds.
 const LINUX: &[&str] = &["clones::", "death::", "persistent::", "--skip=python"];
+/// The same in short: an emulated processor takes a minute to start Node.
+const LINUX_BRIEF: &[&str] = &["what_one_clone_writes", "remembers_and_ends_in_order"];
 /// The test that makes the root file system of Linux guests.
 const MAKES_ROOT: &str = "guest::a_root_is_made_once";
 /// Hosts that the suites are spread over.
@@ -140,6 +155,8 @@ struct Suite {
     env: &'static str,
     /// What the names of its tests contain, as words for libtest; nothing means all.
     filters: &'static [&'static str],
+    /// The same for a run of all suites, where that is less.
+    brief: &'static [&'static str],
 }
 
 /// One run of a program.
@@ -209,7 +226,7 @@ pub(super) fn build(project: &Project, only: &[&str]) -> Result<Programs> {
         cargo.args(["--locked", "--message-format", "json-render-diagnostics"]);
         messages += &process::text(&mut cargo)?;
     }
-    let mut programs = Programs { skipped, ..collect(&messages, &suites)? };
+    let mut programs = Programs { skipped, ..collect(&messages, &suites, only.is_empty())? };
     programs.files.push(project.images());
     if let Some(linux) = programs.list.iter().find(|one| one.package == LINUX_PACKAGE) {
         let mut make = Command::new(&linux.path);
@@ -227,7 +244,8 @@ fn names() -> String {
 }
 
 /// Reads cargo's messages: which programs were built, and for what.
-fn collect(messages: &str, suites: &[&Suite]) -> Result<Programs> {
+/// A `brief` run does less of what takes long.
+fn collect(messages: &str, suites: &[&Suite], brief: bool) -> Result<Programs> {
     let mut init = None;
     let (mut files, mut executables) = (Vec::new(), Vec::new());
     let mut list = Vec::new();
@@ -249,8 +267,10 @@ fn collect(messages: &str, suites: &[&Suite]) -> Result<Programs> {
             continue;
         }
         let built = |suite: &&Suite| Some(suite.package) == package && suite.test == name;
-        for Suite { name, package, part, env, filters, .. } in suites.iter().copied().filter(built)
-        {
+        for suite in suites.iter().copied().filter(built) {
+            let Suite { name, package, part, env, .. } = suite;
+            let filters =
+                if brief && !suite.brief.is_empty() { suite.brief } else { suite.filters };
             list.push(Program {
                 name,
                 package,
