@@ -211,7 +211,8 @@ pub(super) fn build(project: &Project, only: &[&str]) -> Result<Programs> {
     }
     printer::step("building the tests for the test host");
     let mut tests = process::cargo(&project.root);
-    tests.args(["test", "--no-run", "--lib", "--bins", "--tests"]);
+    // Those of libraries and programs too, where a package has some.
+    tests.args(["test", "--no-run", "--tests"]);
     let mut programs = process::cargo(&project.root);
     programs.args(["build", "--bins"]);
     if only.is_empty() {
