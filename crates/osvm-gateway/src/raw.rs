@@ -96,6 +96,24 @@ impl<'a> Object<'a> {
         self.members.retain(|(found, _)| found != name);
     }
 
+    /// Leaves out a member of the object that is the member `outer`, and that too if it has no
+    /// other.
+    pub(crate) fn remove_within(&mut self, outer: &'static str, name: &str) {
+        let Some(mut within) = self.get(outer).and_then(Object::read) else { return };
+        let before = within.len();
+        within.remove(name);
+        if within.len() == before {
+            return;
+        }
+        match within.len() {
+            0 => self.remove(outer),
+            _ => {
+                let raw = within.to_raw();
+                self.set(outer, raw);
+            }
+        }
+    }
+
     /// The object as text.
     pub(crate) fn to_raw(&self) -> Box<RawValue> {
         to_raw(self)

@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 /// Members of results that came with 2026-07-28.
 const OF_STATELESS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
+/// Where a server names itself in each result since then.
+const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+
 /// A result of `method`; `None` when it is no object, which no result of MCP is.
 pub(crate) fn result<'a>(raw: &'a RawValue, method: &str, era: Era) -> Option<Object<'a>> {
     let mut result = Object::read(raw)?;
@@ -20,6 +23,7 @@ pub(crate) fn result<'a>(raw: &'a RawValue, method: &str, era: Era) -> Option<Ob
             for member in OF_STATELESS {
                 result.remove(member);
             }
+            result.remove_within("_meta", SERVER_INFO);
             // Before 2026-07-28, only objects could be structured content.
             if result.get("structuredContent").is_some_and(|content| !is_object(content)) {
                 result.remove("structuredContent");
@@ -91,6 +95,12 @@ mod tests {
         let from = r#"{"resultType":"complete","x":1.0,"ttlMs":1,"cacheScope":"public"}"#;
         check("resources/read", Era::Handshake, from, r#"{"x":1.0}"#);
         check("tools/call", Era::Handshake, r#"{"structuredContent":[1]}"#, "{}");
+        let named = r#"{"x":1,"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s"}}}"#;
+        check("tools/call", Era::Handshake, named, r#"{"x":1}"#);
+        let more = r#"{"_meta":{"a":1.0,"io.modelcontextprotocol/serverInfo":{}},"x":1}"#;
+        check("tools/call", Era::Handshake, more, r#"{"_meta":{"a":1.0},"x":1}"#);
+        let other = r#"{"_meta":{},"x":1}"#;
+        check("tools/call", Era::Handshake, other, other);
         let object = r#"{"structuredContent":{"a":1e0}}"#;
         check("tools/call", Era::Handshake, object, object);
     }

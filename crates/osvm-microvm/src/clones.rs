@@ -58,13 +58,13 @@ impl Ready {
     ) -> Result<Self, MicroVmError> {
         let mut guest = host.restore(&template.name, &template.snapshot, deadline)?;
         let awake = guest.wake(deadline)?;
-        if exercised && template.greeting.is_some() {
+        if let Some(era) = template.era().filter(|_| exercised) {
             let () = guest
                 .talk()
                 .ask(method::EXERCISE, &json!({}), deadline)
                 .map_err(|gone| guest.explain(gone))?;
             for _ in 0..EXERCISES {
-                let done = exercise(&mut guest, template.exercise, deadline);
+                let done = exercise(&mut guest, template.exercise, era, deadline);
                 done.map_err(|gone| guest.explain(gone))?;
             }
         }

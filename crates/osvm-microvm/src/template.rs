@@ -1,15 +1,16 @@
 //! A warm server, saved: booted, initialised, its tools listed, frozen.
 //!
-//! The server is a client's of the era with `initialize`, because that is the state worth saving. A
-//! server that refuses is saved as it is, and whoever uses a clone greets it.
+//! A server that knows `server/discover` is warmed in the era of that, as it would be spoken to
+//! directly. Any other is a client's of the era with `initialize`, because that is the state worth
+//! saving. One that refuses both is saved as it is, and whoever uses a clone greets it.
 
 use crate::error::MicroVmError;
 use crate::guest::{Guest, Host, Life};
 use crate::harmless;
 use crate::recipe::Recipe;
-use crate::talk::Gone;
+use crate::talk::{Gone, Talk};
 use osvm_protocol::linux::{Info, method};
-use osvm_upstream::Stop;
+use osvm_upstream::{Era, Stop};
 use osvm_vmm::linux::Snapshot;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -23,6 +24,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often a server is exercised before it is saved.
 const EXERCISES: usize = 3;
+
+/// How long a server may take to start and to answer `server/discover`, before it counts as one that
+/// says nothing to what it does not know.
+const DISCOVERY: Duration = Duration::from_secs(60);
 
 /// How long a call that warms a server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +44,8 @@ pub(crate) enum Exercise {
 /// What a server is asked while it is made warm, besides what troubles none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Warmth {
+    /// Which eras it knows.
+    discover: bool,
     /// A tool that it does not have.
     no_tool: bool,
     /// Those of its tools that it calls harmless.
@@ -49,6 +56,7 @@ struct Warmth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Plain,
+    Discover,
     NoTool,
     Harmless,
 }
@@ -64,7 +72,7 @@ impl Warmth {
 pub struct Template {
     pub(crate) name: String,
     pub(crate) snapshot: Snapshot,
-    /// The `InitializeResult`, or nothing for a server that knows no `initialize`.
+    /// The `DiscoverResult` or the `InitializeResult`, or nothing for a server that knows neither.
     pub(crate) greeting: Option<Box<RawValue>>,
     /// How its clones are exercised.
     pub(crate) exercise: Exercise,
@@ -77,7 +85,7 @@ pub struct Template {
 pub struct Times {
     /// Until PID 1 ran, by the guest's clock.
     pub kernel: Duration,
-    /// Until `initialize` was answered.
+    /// Until it was greeted.
     pub initialized: Duration,
     /// Until the guest was saved.
     pub saved: Duration,
@@ -95,7 +103,7 @@ impl Template {
         deadline: Instant,
         cancel: &Stop,
     ) -> Result<Self, MicroVmError> {
-        let mut warmth = Warmth { no_tool: true, harmless: true };
+        let mut warmth = Warmth { discover: true, no_tool: true, harmless: true };
         loop {
             let mut step = Step::Plain;
             let made = Self::attempt(host, recipe, warmth, &mut step, deadline, cancel);
@@ -105,6 +113,7 @@ impl Template {
                 _ => false,
             };
             match step {
+                Step::Discover if again => warmth.discover = false,
                 Step::NoTool if again => warmth.no_tool = false,
                 Step::Harmless if again => warmth.harmless = false,
                 _ => return made,
@@ -139,6 +148,11 @@ impl Template {
 }
 
 impl Template {
+    /// The era in which its server was greeted.
+    pub(crate) fn era(&self) -> Option<Era> {
+        self.greeting.as_deref().map(era)
+    }
+
     /// Whether nothing can write to the saved memory any more. It holds for every template; tests
     /// ask.
     pub fn snapshot_is_sealed(&self) -> bool {
@@ -158,22 +172,22 @@ fn warm(
 ) -> Result<Warm, Gone> {
     let talk = guest.talk();
     let info: Info = talk.ask(method::INFO, &json!({}), deadline)?;
-    let greeting = match talk.request("initialize", &greeting(), deadline) {
-        Ok(greeting) => Some(greeting),
-        Err(Gone::ServerRefused { .. }) => None,
-        Err(gone) => return Err(gone),
-    };
+    *step = if how.discover { Step::Discover } else { Step::Plain };
+    let mut greeting = if how.discover { discover(talk, deadline)? } else { None };
+    *step = Step::Plain;
+    if greeting.is_none() {
+        greeting = initialize(talk, deadline)?;
+    }
     let initialized = started.elapsed();
-    if greeting.is_some() {
-        talk.notify("notifications/initialized", deadline)?;
+    if let Some(era) = greeting.as_deref().map(era) {
         *step = if how.no_tool { Step::NoTool } else { Step::Plain };
         // The first time compiles, later ones settle what was compiled.
         for _ in 0..EXERCISES {
-            exercise(guest, how.exercise(), deadline)?;
+            exercise(guest, how.exercise(), era, deadline)?;
         }
         if how.harmless {
             *step = Step::Harmless;
-            call_harmless(guest, deadline)?;
+            call_harmless(guest, era, deadline)?;
         }
     }
     *step = Step::Plain;
@@ -186,15 +200,15 @@ fn warm(
 
 /// Calls what the server itself calls harmless: the way from a request to a tool and back is then
 /// compiled in the template, and no clone has to compile it.
-fn call_harmless(guest: &mut Guest, deadline: Instant) -> Result<(), Gone> {
-    let listed = match guest.talk().request("tools/list", &json!({}), deadline) {
+fn call_harmless(guest: &mut Guest, era: Era, deadline: Instant) -> Result<(), Gone> {
+    let listed = match guest.talk().request("tools/list", &params(json!({}), era), deadline) {
         Ok(listed) => listed,
         Err(Gone::ServerRefused { .. }) => return Ok(()),
         Err(gone) => return Err(gone),
     };
     for harmless::Call { name, arguments } in harmless::calls(&listed) {
         for _ in 0..EXERCISES {
-            let params = json!({"name": name, "arguments": arguments});
+            let params = params(json!({"name": name, "arguments": arguments}), era);
             let soon = deadline.min(Instant::now() + PATIENCE);
             match guest.talk().request("tools/call", &params, soon) {
                 Ok(_) | Err(Gone::ServerRefused { .. }) => {}
@@ -203,6 +217,37 @@ fn call_harmless(guest: &mut Guest, deadline: Instant) -> Result<(), Gone> {
         }
     }
     Ok(())
+}
+
+/// Asks for what only a server of the new era has.
+fn discover(talk: &mut Talk, deadline: Instant) -> Result<Option<Box<RawValue>>, Gone> {
+    let soon = deadline.min(Instant::now() + DISCOVERY);
+    match talk.request("server/discover", &params(json!({}), Era::Modern), soon) {
+        Ok(found) if era(&found) == Era::Modern => Ok(Some(found)),
+        Ok(_) | Err(Gone::ServerRefused { .. }) => Ok(None),
+        Err(gone) => Err(gone),
+    }
+}
+
+/// Shakes hands in the manner of the old era.
+fn initialize(talk: &mut Talk, deadline: Instant) -> Result<Option<Box<RawValue>>, Gone> {
+    match talk.request("initialize", &greeting(), deadline) {
+        Ok(greeting) => {
+            talk.notify("notifications/initialized", deadline)?;
+            Ok(Some(greeting))
+        }
+        Err(Gone::ServerRefused { .. }) => Ok(None),
+        Err(gone) => Err(gone),
+    }
+}
+
+fn era(greeting: &RawValue) -> Era {
+    osvm_upstream::own::era(greeting)
+}
+
+/// Parameters of a request of osvm's own, as a server of that era wants them.
+fn params(params: serde_json::Value, era: Era) -> serde_json::Value {
+    osvm_upstream::own::params(params, era)
 }
 
 /// What osvm says to a server of the old era: it offers nothing, so it is asked nothing.
@@ -218,12 +263,21 @@ fn greeting() -> serde_json::Value {
 const NO_TOOL: &str = "osvm_warm_up";
 
 /// Runs the code that a first call would have to wait for. What the server answers does not matter.
-pub(crate) fn exercise(guest: &mut Guest, how: Exercise, deadline: Instant) -> Result<(), Gone> {
+pub(crate) fn exercise(
+    guest: &mut Guest,
+    how: Exercise,
+    era: Era,
+    deadline: Instant,
+) -> Result<(), Gone> {
     let call = json!({"name": NO_TOOL, "arguments": {}});
-    let asked = [("ping", json!({})), ("tools/list", json!({})), ("tools/call", call)];
+    let alive = match era {
+        Era::Legacy => "ping",
+        Era::Modern => "server/discover",
+    };
+    let asked = [(alive, json!({})), ("tools/list", json!({})), ("tools/call", call)];
     let count = if how == Exercise::WithCall { 3 } else { 2 };
-    for (method, params) in asked.iter().take(count) {
-        match guest.talk().request(method, params, deadline) {
+    for (method, arguments) in asked.into_iter().take(count) {
+        match guest.talk().request(method, &params(arguments, era), deadline) {
             Ok(_) | Err(Gone::ServerRefused { .. }) => {}
             Err(gone) => return Err(gone),
         }

@@ -387,13 +387,7 @@ pub(crate) fn resolve(
             scope.server_only("idle_secs", |s| s.idle_secs.as_ref()),
             || built_in::IDLE_SECS,
         ))),
-        ping: Some(taker.take(
-            "ping_secs",
-            scope.server_only("ping_secs", |s| s.ping_secs.as_ref()),
-            || built_in::PING_SECS,
-        ))
-        .filter(|seconds| 0 < *seconds)
-        .map(|seconds| Duration::from_secs(u64::from(seconds))),
+        ping: ping(scope, &mut taker),
         workspace: None,
         warnings: Vec::new(),
         origins: Origins::default(),
@@ -409,6 +403,16 @@ pub(crate) fn resolve(
     resolved.origins = Origins(taker.origins);
     resolved.warnings = warn::warnings(scope, &resolved, &taker.locate);
     resolved
+}
+
+/// How often a server that lives on is asked; 0 is never.
+fn ping<'c, L: Fn(usize) -> Location>(
+    scope: Scope<'c>,
+    taker: &mut Taker<'c, L>,
+) -> Option<Duration> {
+    let picked = scope.server_only("ping_secs", |server| server.ping_secs.as_ref());
+    let seconds = taker.take("ping_secs", picked, || built_in::PING_SECS);
+    (0 < seconds).then(|| Duration::from_secs(u64::from(seconds)))
 }
 
 /// A tool that asks the Solana chain, and may use the network, is told where the chain is, and may

@@ -201,6 +201,17 @@ pub(crate) fn initialize(
     Ok(greeting)
 }
 
+/// Reads what a server said that was greeted before: a `DiscoverResult` of the new era, else an
+/// `InitializeResult`.
+pub(crate) fn greeted(result: &RawValue) -> Result<Greeting, String> {
+    match discovered(result) {
+        Probe::Modern(greeting) => Ok(greeting),
+        Probe::Legacy | Probe::Silent(_) | Probe::Stranger(_) | Probe::Lost(_) => {
+            initialized(result)
+        }
+    }
+}
+
 /// Reads an `InitializeResult`.
 pub(crate) fn initialized(result: &RawValue) -> Result<Greeting, String> {
     #[derive(Deserialize)]

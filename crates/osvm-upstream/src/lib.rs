@@ -41,6 +41,7 @@ mod message;
 mod notice;
 mod offer;
 mod outgoing;
+pub mod own;
 mod pipe;
 mod process;
 mod server;

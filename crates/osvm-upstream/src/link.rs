@@ -37,7 +37,8 @@ pub struct Link {
     pub read: Box<dyn Read + Send>,
     /// What it is told. Dropped when the server is to end by itself.
     pub write: Box<dyn Write + Send>,
-    /// The `InitializeResult`, when the server behind it has been initialised already.
+    /// The `DiscoverResult` of the new era or the `InitializeResult` of the old one, when the server
+    /// behind it has been greeted already.
     pub greeting: Option<Box<RawValue>>,
     /// Ends it.
     pub end: Box<dyn EndLink>,

@@ -147,7 +147,7 @@ impl Starter<'_> {
             error => failed(error),
         })?;
         let facts = link.facts.clone();
-        let greeting = link.greeting.as_deref().map(handshake::initialized).transpose();
+        let greeting = link.greeting.as_deref().map(handshake::greeted).transpose();
         let greeting = greeting.map_err(|why| self.wrong(why))?;
         let channel = Pipe::new(name, link, notice).map_err(|error| {
             failed(LaunchError::Failed {

@@ -56,6 +56,10 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start: Python takes 20 s where guests are translated.
 const START: Duration = Duration::from_secs(300);
 
+/// How long a server may take to start and to answer its first question, before it counts as one that
+/// is silent when it is asked in the new era: then its microVM is started once more.
+const PROBE: Duration = Duration::from_secs(60);
+
 /// How long a server that lives may take to answer a ping, where the config asks no oftener. Three
 /// of them: a Python server starts a module in that time where guests are translated.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -141,7 +145,7 @@ impl MicroVms {
         let idle = placed.resolved.idle;
         let launch: Arc<dyn Launch> = Arc::<Placed>::clone(&placed);
         let mut spec = Spec::new(configured.name.as_str(), Target::Launched(launch));
-        (spec.start_timeout, spec.end_timeout) = (START, END);
+        (spec.probe_timeout, spec.start_timeout, spec.end_timeout) = (PROBE, START, END);
         let server = Server::new(spec, Some(self.shared.cache.clone()));
         let holds = held.is_some() && placed.resolved.life == Life::Persistent;
         let record = if holds { self.record(placed.resolved.server.as_str()) } else { None };
