@@ -175,11 +175,32 @@ impl LinuxMachine for KvmLinuxMachine {
     }
 
     fn private_kb(&self) -> Option<u64> {
-        self.machine.private_kb()
+        let path = format!("/proc/{}/status", self.vm_pid());
+        anonymous_kb(&std::fs::read_to_string(path).ok()?)
     }
+}
+
+/// `RssAnon` of proc_pid_status(5), in KiB: what was written by this process or for it, and pages
+/// of a private mapping that were copied for it. Of the files that say so, this is the one that
+/// everybody may read of a process that is not dumpable.
+fn anonymous_kb(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// The same file with a position of its own: several guests read it at a time.
 fn again(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_file_that_others_have_too_is_not_counted() {
+        let status = "VmRSS:\t   900 kB\nRssAnon:\t    42 kB\nRssFile:\t  800 kB\n";
+        assert_eq!(anonymous_kb(status), Some(42));
+        assert_eq!(anonymous_kb("Name:\tvm\n"), None);
+    }
 }

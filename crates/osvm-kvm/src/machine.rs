@@ -181,11 +181,6 @@ impl KvmMachine {
         &mut self.process
     }
 
-    /// Memory that the VM process shares with no other, in KiB.
-    pub(crate) fn private_kb(&self) -> Option<u64> {
-        self.process.private_kb()
-    }
-
     /// Why a VM process ended that did not say so itself.
     pub(crate) fn epitaph(&mut self) -> String {
         match self.process.end() {

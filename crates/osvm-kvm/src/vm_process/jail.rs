@@ -261,3 +261,15 @@ fn when(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::BackendErr
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
     SeccompRule::new(vec![condition])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_numbers_that_kvm_knows_them_by() {
+        assert_eq!(KVM_GET_REGS, 0x8090_ae81);
+        assert_eq!(kvm_request::<kvm_irqchip>(READ | WRITE, 0x62), 0xc208_ae62);
+        assert_eq!(kvm_request::<kvm_irq_level>(WRITE, 0x61), 0x4008_ae61);
+    }
+}
