@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::process::{Command, Output};
 
-/// A server whose own script, and that of a package it needs, write what it says.
+/// A server whose own script, and that of a package it needs, write what it says. It also needs a
+/// package of other people whose script puts its program in the place of another.
 fn scripted() -> [Package; 2] {
     let dependency = json!({"name": "scripted-dependency", "version": "1.0.0",
         "scripts": {"install": "printf made > value"}});
     let server = json!({"name": "scripted-server", "version": "1.0.0", "bin": "server.mjs",
         "scripts": {"postinstall": "node postinstall.mjs"},
-        "dependencies": {"scripted-dependency": "1.0.0"}});
+        "dependencies": {"scripted-dependency": "1.0.0", "esbuild": "0.28.2"}});
     let files: &[_] = &[
         ("server.mjs", include_str!("image_scripts/server.mjs")),
         ("postinstall.mjs", include_str!("image_scripts/postinstall.mjs")),
@@ -93,11 +94,22 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
         runs.iter().map(|run| [&run["package"], &run["event"], &run["outcome"]]).collect();
     assert_eq!(
         runs,
-        [["scripted-dependency", "install", "ok"], ["scripted-server", "postinstall", "ok"]]
+        [
+            ["esbuild", "postinstall", "ok"],
+            ["scripted-dependency", "install", "ok"],
+            ["scripted-server", "postinstall", "ok"]
+        ]
     );
     let files = show(&home, "scripted", "--files");
     assert!(files.contains("/app/node_modules/scripted-server/made.json"), "{files}");
     assert!(!files.contains("planted"), "{files}");
+    let line = |path: &str| {
+        let line = files.lines().find_map(|line| line.strip_suffix(path));
+        line.unwrap_or_else(|| panic!("{path}: {files}"))
+    };
+    let [native, program] = ["@esbuild/linux-x64", "esbuild"]
+        .map(|package| line(&format!("/app/node_modules/{package}/bin/esbuild")));
+    assert!(native.starts_with("exec ") && native == program, "{native} {program}");
 
     let receipt = osvm(&home, &["receipts", "export"]).output().unwrap().stdout;
     let receipt: Value = serde_json::from_slice(&receipt).unwrap();
@@ -128,7 +140,7 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
         answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
     let made: Value = serde_json::from_str(made).unwrap();
     // What the script did in its own guest it could do, and nobody else has seen it.
-    let expected = json!({"dependency": "made", "proxied": 403, "direct": "ECONNREFUSED",
+    let expected = json!({"dependency": "made", "proxied": "refused", "direct": "ECONNREFUSED",
         "file": "ENOENT", "secret": null, "user": 1000, "event": "postinstall", "beside": "done",
         "above": "done"});
     assert_eq!(made, expected);

@@ -15,12 +15,12 @@ const direct = new Promise((resolve) => {
 
 writeFileSync("made.json", JSON.stringify({
   dependency: readFileSync(new URL("../scripted-dependency/value", import.meta.url), "utf8"),
-  proxied: await fetch(elsewhere).then((answer) => answer.status, said),
+  proxied: await fetch(elsewhere).then((answer) => answer.status, () => "refused"),
   direct: await direct,
   file: attempt(() => readFileSync(file)),
   secret: process.env.SECRET_OF_THE_HOST ?? null,
   user: process.getuid(),
   event: process.env.npm_lifecycle_event,
   beside: attempt(() => writeFileSync("/usr/bin/planted", "#!/bin/sh\n", { mode: 0o755 })),
-  above: attempt(() => writeFileSync("../../../planted", "planted")),
+  above: attempt(() => writeFileSync("../../../usr/planted", "planted")),
 }));
