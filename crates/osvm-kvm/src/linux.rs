@@ -81,7 +81,7 @@ impl LinuxBackend for KvmLinux {
         if kind == Some(Kind::Interpreted) {
             return Err(BootError::NoBackend {
                 why: "its KVM interprets instructions, and Linux uses more than it knows".into(),
-                fix: "use QEMU's translation: `--backend qemu-tcg`",
+                fix: "have QEMU translate them: `--backend qemu`",
             });
         }
         Ok(())
