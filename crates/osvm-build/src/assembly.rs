@@ -16,6 +16,8 @@ pub(crate) struct Assembly {
     pub(crate) sources: Vec<Source>,
     /// Lock files by whose they are.
     pub(crate) locks: Vec<(SourceKind, Vec<u8>)>,
+    /// Whether what compiles modules of Node.js is put in.
+    pub(crate) compiler: bool,
     /// What of the sources ran, in a builder.
     pub(crate) scripts: Option<Scripts>,
 }
@@ -31,6 +33,7 @@ impl Assembly {
             memory_mb: 128,
             sources: Vec::new(),
             locks: Vec::new(),
+            compiler: false,
             scripts: None,
         }
     }

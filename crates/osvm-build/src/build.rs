@@ -44,6 +44,17 @@ pub fn build(
     guests: &dyn Guests,
     say: &dyn Fn(&str),
 ) -> Result<Built, BuildError> {
+    build_as(recipe, false, store, guests, say)
+}
+
+/// The same; with `compiler`, what compiles modules of Node.js is put in.
+pub(crate) fn build_as(
+    recipe: &Recipe,
+    compiler: bool,
+    store: &LinuxStore,
+    guests: &dyn Guests,
+    say: &dyn Fn(&str),
+) -> Result<Built, BuildError> {
     let stored = |source: LinuxError| BuildError::Store { name: recipe.name.clone(), source };
     // Before minutes of work: whether the image could be installed at all.
     let main = recipe.main()?;
@@ -52,6 +63,7 @@ pub fn build(
     }
     let yard = Yard::new()?;
     let mut assembly = Assembly::new(Tree::create(&yard.path().join("root"))?);
+    assembly.compiler = compiler;
     let workshop =
         Workshop { guests, store, node: recipe.node.as_deref().unwrap_or(node::DEFAULT), say };
     fill(&yard, &mut assembly, recipe, main, workshop)?;
@@ -196,13 +208,13 @@ fn with_node(
 ) -> Result<(), BuildError> {
     say("fetching Node.js and its libraries");
     base::lay(&mut assembly.tree)?;
-    if recipe.compiler {
+    if assembly.compiler {
         // node-gyp is driven by it. First, because it wants the libraries of all that is there.
         let (_, _, sources) = Python::install(yard, &mut assembly.tree, None, &[])?;
         assembly.sources.extend(sources);
     }
     let version = recipe.node.as_deref().unwrap_or(node::DEFAULT);
-    let source = node::install(yard, &mut assembly.tree, version, recipe.compiler)?;
+    let source = node::install(yard, &mut assembly.tree, version, assembly.compiler)?;
     assembly.sources.push(source);
     let pool = node::pool(yard, debs)?;
     finish(assembly, &pool, debs)

@@ -20,6 +20,7 @@
 
 mod session;
 
+use crate::build::build_as;
 use crate::error::BuildError;
 use crate::jail::Yard;
 use crate::recipe::Recipe;
@@ -204,9 +205,8 @@ impl Workshop<'_> {
         };
         if compiler {
             recipe.deb.extend(packages::closure(&Yard::new()?, &COMPILER, &COMPILER_PARTS)?);
-            recipe.compiler = true;
         }
-        let built = crate::build(&recipe, self.store, self.guests, &|_| {})?;
+        let built = build_as(&recipe, compiler, self.store, self.guests, &|_| {})?;
         if !is_current(&built.manifest, self.node, compiler) {
             let reason = "the registry's package is not the one this osvm knows";
             return Err(BuildError::refused(format!("package `npm@{NPM}`"), reason));

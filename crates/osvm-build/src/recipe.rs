@@ -66,9 +66,6 @@ pub struct Recipe {
     pub skip_scripts: Vec<String>,
     /// Whether a package that needs its install script is refused, and not run in a microVM.
     pub no_scripts: bool,
-    /// Whether what compiles modules of Node.js is put in.
-    #[serde(skip)]
-    pub(crate) compiler: bool,
     /// The lock file of an earlier build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<PathBuf>,
