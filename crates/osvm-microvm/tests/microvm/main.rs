@@ -8,3 +8,4 @@ mod health;
 mod hostile;
 mod outside;
 mod persistent;
+mod workspace;
