@@ -11,13 +11,13 @@
 //!
 //! # Invariants
 //!
-//! - One guest, and one thread; a Linux guest has two, see [`linux`]. The process ends with its
+//! - One guest, and one thread; a Linux guest has two, see `linux`. The process ends with its
 //!   guest, by `_exit`: there is nothing in it worth destroying that the kernel does not destroy
 //!   faster.
 //! - From the moment the lifeline is armed the kernel kills this process when osvm is gone,
 //!   even while the guest spins without an exit.
-//! - Everything that handles the guest's own bytes happens inside the jail; only the image
-//!   is read before it, by code that trusts none of its fields.
+//! - Everything that handles the guest's own bytes happens inside the jail; only the image, or the
+//!   state and the rings of a copy, are read before it, by code that trusts none of their fields.
 
 mod console;
 mod image;
