@@ -33,10 +33,13 @@ fn failing() -> Package {
 
 /// Builds from this registry; `None`, said on stderr, where that can't be done.
 fn build(home: &Home, registry: &Registry, name: &str, args: &[&str]) -> Option<Output> {
-    // The builder is made once, by whoever comes first and has something to run.
+    // The builder is made once, by whoever comes first.
     let lock = File::create(target().join("mcp-images/builder.lock")).unwrap();
-    if !args.contains(&"--no-scripts") {
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let made = std::fs::read_dir(target().join("mcp-images/images")).unwrap().flatten();
+    let mut made = made.map(|image| image.file_name().into_string().unwrap());
+    if made.any(|name| name.starts_with("osvm-builder-node-")) || args.contains(&"--no-scripts") {
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
     }
     let args = [&["image", "build", name], args].concat();
     let mut build = osvm(home, &args);
@@ -84,8 +87,23 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
     let reached = format!("it reaches `127.0.0.1:{}` and nothing else", registry.port);
     assert!(told.contains(&reached), "{told}");
 
-    // What ran, in which order, is in the manifest; what was written elsewhere is not in the image.
-    let manifest: Value = serde_json::from_str(&show(&home, "scripted", "--json")).unwrap();
+    the_manifest_says_what_ran(&home);
+    only_what_is_below_the_packages_is_in_the_image(&show(&home, "scripted", "--files"));
+    the_receipt_says_what_was_reached(&home, registry.port, elsewhere.port);
+    let made = asked_in_a_copy(&home);
+    // What the script did in its own guest it could do, and nobody else has seen it.
+    let expected = json!({"dependency": "made", "proxied": "refused", "direct": "ECONNREFUSED",
+        "file": "ENOENT", "secret": null, "user": 1000, "event": "postinstall", "beside": "done",
+        "above": "done"});
+    assert_eq!(made, expected);
+    assert_eq!(elsewhere.connections(), 0);
+    assert!(!std::path::Path::new("/usr/bin/planted").exists());
+    home.assert_nothing_left();
+}
+
+/// And in which order.
+fn the_manifest_says_what_ran(home: &Home) {
+    let manifest: Value = serde_json::from_str(&show(home, "scripted", "--json")).unwrap();
     let scripts = &manifest["scripts"];
     assert!(scripts["builder"].as_str().unwrap().starts_with("osvm-builder-node-"), "{scripts}");
     assert!(scripts["builder_digest"].as_str().unwrap().starts_with("sha256:"), "{scripts}");
@@ -100,7 +118,10 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
             ["scripted-server", "postinstall", "ok"]
         ]
     );
-    let files = show(&home, "scripted", "--files");
+}
+
+/// Where a script has also put the program of one package in the place of another's.
+fn only_what_is_below_the_packages_is_in_the_image(files: &str) {
     assert!(files.contains("/app/node_modules/scripted-server/made.json"), "{files}");
     assert!(!files.contains("planted"), "{files}");
     let line = |path: &str| {
@@ -110,8 +131,10 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
     let [native, program] = ["@esbuild/linux-x64", "esbuild"]
         .map(|package| line(&format!("/app/node_modules/{package}/bin/esbuild")));
     assert!(native.starts_with("exec ") && native == program, "{native} {program}");
+}
 
-    let receipt = osvm(&home, &["receipts", "export"]).output().unwrap().stdout;
+fn the_receipt_says_what_was_reached(home: &Home, registry: u16, elsewhere: u16) {
+    let receipt = osvm(home, &["receipts", "export"]).output().unwrap().stdout;
     let receipt: Value = serde_json::from_slice(&receipt).unwrap();
     assert_eq!(
         (&receipt["server"], &receipt["tool"]),
@@ -122,10 +145,13 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
         .map(|http| json!([http["port"], http["status"], http["refused"].is_string()]))
         .collect();
     assert_eq!(reaches.len(), 2, "{receipt}");
-    for expected in [json!([registry.port, null, false]), json!([elsewhere.port, null, true])] {
+    for expected in [json!([registry, null, false]), json!([elsewhere, null, true])] {
         assert!(reaches.contains(&expected), "{receipt}");
     }
+}
 
+/// What the server in the image says that scripts have written.
+fn asked_in_a_copy(home: &Home) -> Value {
     home.write_config(
         &json!({"mcp_servers": {"scripted": {"use_microvm": true, "timeout_secs": 120}}})
             .to_string(),
@@ -134,19 +160,11 @@ fn install_scripts_reach_the_registry_and_write_below_their_packages_alone() {
         json!({"mcpServers": {"scripted": {"command": "npx", "args": ["scripted-server@1.0.0"]}}});
     std::fs::write(home.config_path().with_file_name("mcp_servers.json"), servers.to_string())
         .unwrap();
-    let answer = call(&home, "scripted", "made", "{}");
+    let answer = call(home, "scripted", "made", "{}");
     assert_eq!(answer["isolation"]["mode"], "microvm", "{answer}");
     let made =
         answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
-    let made: Value = serde_json::from_str(made).unwrap();
-    // What the script did in its own guest it could do, and nobody else has seen it.
-    let expected = json!({"dependency": "made", "proxied": "refused", "direct": "ECONNREFUSED",
-        "file": "ENOENT", "secret": null, "user": 1000, "event": "postinstall", "beside": "done",
-        "above": "done"});
-    assert_eq!(made, expected);
-    assert_eq!(elsewhere.connections(), 0);
-    assert!(!std::path::Path::new("/usr/bin/planted").exists());
-    home.assert_nothing_left();
+    serde_json::from_str(made).unwrap()
 }
 
 #[test]
@@ -161,6 +179,20 @@ fn a_script_that_fails_is_named_with_its_last_words_and_there_is_no_image() {
     let expected = "error: `install` of package `failing` ended with exit status 3:\nthese are its last words\n\nhint: if the package works without, say `--skip-script failing`\n";
     assert!(told.ends_with(expected), "{told}");
     assert!(!osvm(&home, &["image", "show", "failing"]).output().unwrap().status.success());
+    home.assert_nothing_left();
+}
+
+#[test]
+fn scripts_whose_time_is_over_are_ended() {
+    let Some(home) = home_without_image().filter(|_| has_npm()) else { return };
+    let registry = Registry::start(&[failing()]);
+    // Less than a guest takes to boot.
+    let args = ["--npm", "failing@1.0.0", "--builder-timeout", "1"];
+    let Some(built) = build(&home, &registry, "failing", &args) else { return };
+    let told = String::from_utf8(built.stderr).unwrap();
+    assert_eq!(built.status.code(), Some(2), "{told}");
+    let expected = "they took longer than 1 s";
+    assert!(told.contains(expected) && told.contains("`--builder-timeout`"), "{told}");
     home.assert_nothing_left();
 }
 
