@@ -174,9 +174,11 @@ fn boot_all(kernel: &Path, initrd: &Path, parts: &BTreeSet<usize>) -> Result<Vec
 fn boot(kernel: &Path, initrd: &Path, part: usize, only: &str) -> Result<Ended> {
     let mut qemu = Command::new("timeout");
     qemu.args(["--kill-after=5", DEADLINE_SECS, QEMU]);
-    // Processors take turns in one thread: side by side they sometimes wait for each other for
-    // ever while one runs a guest (seen with QEMU 7.2).
-    qemu.args(["-M", "q35", "-cpu", "max,+svm", "-accel", "tcg,thread=single", "-smp", "2"]);
+    // One processor. Two side by side sometimes wait for each other for ever while one runs a guest.
+    // Two that take turns interrupt each other between the moment at which a guest is given an
+    // interrupt and its next exit, and then QEMU may give it that interrupt once more, also where it
+    // has switched interrupts off: a third of the Linux guests died of that (QEMU 7.2).
+    qemu.args(["-M", "q35", "-cpu", "max,+svm", "-accel", "tcg,thread=single", "-smp", "1"]);
     qemu.args(["-m", MEMORY_MIB, "-nodefaults", "-no-user-config", "-no-reboot"]);
     qemu.args(["-display", "none", "-serial", "stdio"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
