@@ -33,6 +33,7 @@ mod mcp_servers;
 mod mcp_upstream;
 mod microvm;
 mod microvm_fetch;
+mod microvm_lives;
 mod output;
 mod policy;
 mod prove;

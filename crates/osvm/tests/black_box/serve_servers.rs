@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The server for tests, built where it is not there yet.
-fn fixture() -> &'static Path {
+pub(crate) fn fixture() -> &'static Path {
     static FIXTURE: OnceLock<PathBuf> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let path = Path::new(env!("CARGO_BIN_EXE_osvm")).with_file_name("osvm-fixture");
