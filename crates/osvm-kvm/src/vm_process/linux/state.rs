@@ -29,7 +29,7 @@ use std::os::unix::fs::FileExt;
 
 /// Changes whenever a state of before would be misunderstood.
 pub(in crate::vm_process) const VERSION: u32 = 1;
-/// Most bytes of a state. One has some 50 thousand.
+/// Most bytes of a state. One has some 30 thousand.
 pub(super) const MAX_STATE: u64 = 1 << 18;
 
 /// The controllers that KVM has of its own.
