@@ -87,6 +87,8 @@ pub(crate) fn of_npm(yard: &Yard) -> Result<Registry, BuildError> {
     let mut registry = Registry::parse(&ask("registry")?)?;
     let named = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"].into_iter().filter_map(std::env::var_os);
     let own = [PathBuf::from(ask("cafile")?)].into_iter().chain(named.map(PathBuf::from));
+    // What is not set is the word `null`, which must not name a file of the working directory.
+    let own = own.filter(|path| path.is_absolute());
     for path in own.chain([CERTIFICATES.into()]).filter(|path| path.is_file()) {
         registry.certificates.extend(crate::read_file(&path, MAX_CERTIFICATES)?);
         registry.certificates.push(b'\n');
