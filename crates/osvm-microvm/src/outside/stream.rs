@@ -213,3 +213,27 @@ pub fn exercise<'a>(
     let state = stream.lock();
     (state.queue.iter().map(Vec::len).sum(), state.queue.len(), state.room)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osvm_protocol::frame;
+    use osvm_protocol::linux::net;
+    use std::net::TcpListener;
+
+    #[test]
+    fn small_pieces_take_no_more_memory_than_their_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let payload = |said: Net<'_>| {
+            let framed = net::frame(1, said).unwrap();
+            frame::split(&framed).unwrap().unwrap().payload.to_vec()
+        };
+        let (empty, one) = (payload(Net::Data(b"")), payload(Net::Data(b"x")));
+        let said = (0..WINDOW).flat_map(|_| [empty.as_slice(), &one]);
+        let (waiting, pieces, _) = exercise(tcp.try_clone().unwrap(), said.clone());
+        assert_eq!((waiting, pieces), (WINDOW as usize, WINDOW as usize / CHUNK));
+        // One byte more than there is room for ends it.
+        assert_eq!(exercise(tcp, said.chain([one.as_slice()])), (0, 0, WINDOW));
+    }
+}
