@@ -28,7 +28,7 @@ use crate::scripts::Script;
 use crate::tree::{Tree, write_all};
 use crate::{erofs, node, packages, programs, registry};
 use osvm_image::Digest;
-use osvm_image::linux::{LinuxError, LinuxStore, Manifest, Scripts, SourceKind};
+use osvm_image::linux::{LinuxError, LinuxStore, Manifest, ScriptRun, Scripts, SourceKind};
 use serde_json::json;
 use session::Session;
 use std::error::Error;
@@ -171,15 +171,8 @@ impl Workshop<'_> {
             registry.origin()
         ));
         let ran = self.guests.run(&guest, &mut |line| session.hear(line));
-        // What it said of itself is closer to the cause than that it ended.
-        match (session.finish(), ran) {
-            (Some(runs), _) => {
-                let builder = manifest.name.clone();
-                runs.map(|runs| Scripts { builder, builder_digest, runs })
-            }
-            (None, Err(GuestError { source, hint })) => Err(BuildError::Guest { source, hint }),
-            (None, Ok(())) => Err(BuildError::refused("what the builder says", "it has no end")),
-        }
+        let runs = concluded(session.finish(), ran)?;
+        Ok(Scripts { builder: manifest.name.clone(), builder_digest, runs })
     }
 
     /// The builder image; made if the store has none.
@@ -245,6 +238,20 @@ impl Workshop<'_> {
     }
 }
 
+/// The scripts that ran, if they came to their end and so did the guest.
+fn concluded(
+    said: Option<Result<Vec<ScriptRun>, BuildError>>,
+    ran: Result<(), GuestError>,
+) -> Result<Vec<ScriptRun>, BuildError> {
+    match (said, ran) {
+        // What the guest said of itself is closer to the cause than that it ended.
+        (Some(Err(error)), _) => Err(error),
+        (_, Err(GuestError { source, hint })) => Err(BuildError::Guest { source, hint }),
+        (Some(Ok(runs)), Ok(())) => Ok(runs),
+        (None, Ok(())) => Err(BuildError::refused("what the builder says", "it has no end")),
+    }
+}
+
 /// Whether a builder in the store is what this osvm would make.
 fn is_current(manifest: &Manifest, node: &str, compiler: bool) -> bool {
     let npm = |name: &str, version: &str, digest: Option<String>| {
@@ -299,4 +306,38 @@ fn request(scripts: &[Script]) -> Vec<u8> {
         .collect();
     let params = json!({"app": APP, "tools": format!("/{BUILDER}"), "scripts": scripts});
     json!({"jsonrpc": "2.0", "id": 1, "method": "run", "params": params}).to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_have_run_only_if_guest_and_host_say_so() {
+        let broken = || GuestError { source: "no receipt".into(), hint: Some("do".into()) };
+        let wrong = || BuildError::refused("x", "y");
+        assert_eq!(concluded(Some(Ok(Vec::new())), Ok(())).unwrap(), []);
+        let error = concluded(Some(Ok(Vec::new())), Err(broken())).unwrap_err();
+        assert_eq!(error.hint().as_deref(), Some("do"));
+        let error = concluded(Some(Err(wrong())), Err(broken())).unwrap_err();
+        assert_eq!(error.to_string(), "x is refused: y");
+        assert!(concluded(None, Err(broken())).is_err() && concluded(None, Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_request_is_one_line_whatever_scripts_say() {
+        let script = Script {
+            dir: "node_modules/x".into(),
+            package: "x".into(),
+            version: "1.0.0".into(),
+            event: "install",
+            command: "one\ntwo".into(),
+            optional: true,
+            compiles: false,
+        };
+        let request = request(&[script]);
+        assert!(!request.contains(&b'\n'));
+        let request: serde_json::Value = serde_json::from_slice(&request).unwrap();
+        assert_eq!(request["params"]["scripts"][0]["command"], "one\ntwo");
+    }
 }
