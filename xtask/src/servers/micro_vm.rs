@@ -103,9 +103,9 @@ impl Bench<'_> {
         let config = json!({"mcp_servers": {server.name: options}});
         let path = stage.home().join(".config/osvm/isolation_config.json");
         fs::write(path, config.to_string()).context("cannot write the isolation config")?;
-        // A server in a guest is asked in the era with `initialize`, whatever else it speaks.
+        // One instance serves all clients, in the era that the server prefers.
         let afresh = life == "clone";
-        let more = json!({"mode": "microvm", "eras": "legacy", "each_afresh": afresh});
+        let more = json!({"mode": "microvm", "eras": "preferred", "each_afresh": afresh});
         one(&stage, self.compare, folder, server, (&format!("as {life}"), more))
     }
 
