@@ -121,6 +121,7 @@ fn fill(
         skip_scripts: &recipe.skip_scripts,
         lock,
         bundle: recipe.bundle,
+        commanded: !recipe.command.is_empty(),
         workshop: (!recipe.no_scripts).then_some(workshop),
     };
     let python_options = pypi::Options {

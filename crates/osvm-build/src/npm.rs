@@ -35,6 +35,8 @@ pub(crate) struct Options<'a> {
     pub(crate) lock: Option<&'a [u8]>,
     /// Whether all modules become one.
     pub(crate) bundle: bool,
+    /// Whether the recipe says what is started, so that the package need not.
+    pub(crate) commanded: bool,
     /// Where scripts are run; without it a package that needs one is refused.
     pub(crate) workshop: Option<Workshop<'a>>,
 }
@@ -116,16 +118,20 @@ fn finish(
         assembly.scripts = Some(workshop.run(yard, app, &scripts)?);
     }
     let sources = sources(&parsed, app);
-    let entry = entry(&Tree::adopt(app)?, inside)?;
-    let entry =
-        if options.bundle { crate::bundle::make(yard, assembly, app, &entry)? } else { entry };
+    let entry = match entry(&Tree::adopt(app)?, inside) {
+        Ok(entry) if options.bundle => Some(crate::bundle::make(yard, assembly, app, &entry)?),
+        Err(BuildError::Refused { .. }) if options.commanded && !options.bundle => None,
+        entry => Some(entry?),
+    };
     // npm's own notes; they would name the registry, and nothing reads them.
     let notes = [Path::new("node_modules/.package-lock.json"), Path::new("package-lock.json")];
     let keep = |path: &Path| !notes.contains(&path) && !path.starts_with(".git");
     assembly.tree.add(app, Path::new(APP), &keep)?;
     assembly.sources.extend(sources);
     assembly.locks.push((SourceKind::Npm, bytes));
-    assembly.command = vec![node::PROGRAM.into(), format!("{APP}/{}", entry.display())];
+    if let Some(entry) = entry {
+        assembly.command = vec![node::PROGRAM.into(), format!("{APP}/{}", entry.display())];
+    }
     assembly.env.insert("NODE_ENV".into(), "production".into());
     Ok(())
 }

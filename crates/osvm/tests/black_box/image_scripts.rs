@@ -26,9 +26,9 @@ fn scripted() -> [Package; 2] {
 
 /// A package whose script fails.
 fn failing() -> Package {
-    let json = json!({"name": "failing", "version": "1.0.0", "main": "x.js",
+    let json = json!({"name": "failing", "version": "1.0.0",
         "scripts": {"install": "echo these are its last words; exit 3"}});
-    Package { json, files: &[("x.js", "")] }
+    Package { json, files: &[] }
 }
 
 /// Builds from this registry; `None`, said on stderr, where that can't be done.
