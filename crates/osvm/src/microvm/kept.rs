@@ -269,7 +269,7 @@ mod tests {
         one.tell(&status(0, Some(7)));
         other.tell(&status(0, Some(8)));
         assert!(one.is_missed(&facts(7)));
-        assert!(!let_end(run.path(), "s", pid, 9).is_err(), "it may be too young to be told of");
+        assert!(let_end(run.path(), "s", pid, 9).unwrap(), "it may be too young to be told of");
         assert!(!let_end(run.path(), "t", pid, 7).unwrap());
         assert!(let_end(run.path(), "s", pid, 7).unwrap());
         assert!(other.is_missed(&facts(7)), "that is none of its own");
