@@ -53,11 +53,7 @@ pub(crate) fn check(project: &Project, seconds: u32, built: Built) -> Result<Tal
         return Ok(Tally::skip());
     }
     printer::step("building the fuzz targets");
-    let directory = project.root.join("fuzz");
-    let mut cargo = process::cargo(&directory);
-    cargo.args(["build", "--locked", "--bins", "--target", TARGET, "--profile", built.profile()]);
-    cargo.arg("--target-dir").arg(directory.join("target"));
-    process::run(cargo.env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    process::run(&mut cargo(project, built))?;
     printer::step(&format!("fuzzing each target for {seconds} s"));
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let left = Mutex::new(targets(project)?);
@@ -78,6 +74,33 @@ pub(crate) fn check(project: &Project, seconds: u32, built: Built) -> Result<Tal
         }
         Ok(tally)
     })
+}
+
+/// Builds the targets in time that nobody else has a use for, and without a word: whoever runs them
+/// builds what is missing, and hears why that can't be done.
+pub(crate) fn build_by_the_way(project: &Project, built: Built) {
+    let cargo = cargo(project, built);
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(cargo.get_program()).args(cargo.get_args()).arg("--quiet");
+    for (name, value) in cargo.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = cargo.get_current_dir() {
+        command.current_dir(directory);
+    }
+    let _built = process::succeeds(&mut command);
+}
+
+fn cargo(project: &Project, built: Built) -> Command {
+    let directory = project.root.join("fuzz");
+    let mut cargo = process::cargo(&directory);
+    cargo.args(["build", "--locked", "--bins", "--target", TARGET, "--profile", built.profile()]);
+    cargo.arg("--target-dir").arg(directory.join("target"));
+    cargo.env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo
 }
 
 /// The programs of the fuzz workspace.

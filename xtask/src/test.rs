@@ -8,7 +8,6 @@
 
 mod steps;
 
-use crate::fuzz::Built;
 use crate::printer;
 use crate::project::Project;
 use crate::tally::Tally;
@@ -54,6 +53,8 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     run.step("documentation tests", || steps::doc_tests(project));
     run.step("guest tests", || steps::guest_tests(project));
     run.step("demo and scripts", || steps::scripts(project));
+    // What follows waits for the network, for guests and for other programs now and then.
+    let fuzz_targets = steps::begin_fuzz_targets(project);
     let mut missing = None;
     run.step("npm, PyPI", || steps::packages(project, &mut missing));
     let missing = missing.as_ref();
@@ -67,7 +68,7 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
         steps::with_packages(missing, "other servers", || crate::servers::check(project))
     });
     run.step("test-host", || steps::in_test_host(project));
-    run.step("fuzzing", || crate::fuzz::check(project, steps::FUZZ_SECS, Built::Soon));
+    run.step("fuzzing", || steps::fuzzing(project, fuzz_targets));
     run.step("dependencies", || steps::deny(project));
     run.rows.push(vec!["all".into(), String::new(), seconds(run.started.elapsed())]);
     printer::note(&format!("\n{}\n", printer::table(&run.rows)));

@@ -1,12 +1,13 @@
 //! The steps of `cargo xtask test`.
 
 use super::{Outcome, skipped};
+use crate::fuzz::Built;
 use crate::packages::{self, Missing};
 use crate::project::{self, Project};
 use crate::tally::Tally;
 use crate::test_host::{self, QEMU_PACKAGE};
 use crate::toolchain::{self, KERNEL};
-use crate::{apt, bench, guest, kernel, printer, process, solana};
+use crate::{apt, bench, fuzz, guest, kernel, printer, process, solana};
 use anyhow::{Context, Result, anyhow};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -199,6 +200,19 @@ pub(super) fn in_test_host(project: &Project) -> Outcome {
             Ok(skipped("test-host", &reason, required("test-host")))
         }
     }
+}
+
+/// Builds the fuzz targets while other steps run, as far as those leave time for it.
+pub(super) fn begin_fuzz_targets(project: &Project) -> JoinHandle<()> {
+    let project = project.clone();
+    thread::spawn(move || fuzz::build_by_the_way(&project, Built::Soon))
+}
+
+/// Runs each of them for a moment.
+pub(super) fn fuzzing(project: &Project, begun: JoinHandle<()>) -> Outcome {
+    // Whatever came of it: what is missing is built now, and heard of.
+    let _built = begun.join();
+    fuzz::check(project, FUZZ_SECS, Built::Soon)
 }
 
 /// Licences, sources and known faults of what we depend on.
