@@ -12,6 +12,7 @@ use osvm_protocol::linux::{Channel, SERIAL_PORT};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open as open_file};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use std::fs;
 use std::time::{Duration, Instant};
 use vsock::{VMADDR_CID_ANY, VsockListener};
@@ -21,6 +22,10 @@ const PORTS: &str = "/sys/class/virtio-ports";
 
 /// How long the port may take to appear.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long closing a connection may wait until the host has what was written. The kernel sends in
+/// the background, and the machine may stop right after its last words.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The stream. Neither reads nor writes wait on it.
 #[derive(Debug)]
@@ -110,7 +115,9 @@ fn accept(listener: &VsockListener) -> Result<OwnedFd, Error> {
     let accept = || -> std::io::Result<OwnedFd> {
         let (stream, _host) = listener.accept()?;
         stream.set_nonblocking(true)?;
-        Ok(OwnedFd::from(stream))
+        let stream = OwnedFd::from(stream);
+        set_socket_linger(&stream, Some(LINGER))?;
+        Ok(stream)
     };
     accept().map_err(Error::during("take the host's connection"))
 }
