@@ -79,10 +79,8 @@ impl LinuxBackend for KvmLinux {
         check_program(&self.vm_program)?;
         let kind = *KIND.get_or_init(|| probe::measure().ok().map(|speed| speed.kind));
         if kind == Some(Kind::Interpreted) {
-            return Err(BootError::NoBackend {
-                why: "its KVM interprets instructions, and Linux uses more than it knows".into(),
-                fix: "have QEMU translate them: `--backend qemu`",
-            });
+            let what = "Linux: this host's KVM interprets guests, which is not enough for it";
+            return Err(BootError::Unsupported { backend: NAME, what: what.into() });
         }
         Ok(())
     }

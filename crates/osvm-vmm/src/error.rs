@@ -74,7 +74,9 @@ impl BootError {
             Self::OpenKvm(_) => Some("run `osvm doctor` to see what works on this host".into()),
             Self::Program { fix, .. } | Self::NoBackend { fix, .. } => Some((*fix).into()),
             Self::BadImage { .. } => Some("build it anew with `cargo xtask guest`".into()),
-            Self::Unsupported { .. } => None,
+            Self::Unsupported { .. } => {
+                Some("name another one by `--backend`, or leave the choice to osvm".into())
+            }
             Self::Host { .. } | Self::VmProcess { .. } => {
                 Some("run `osvm doctor` to see what is wrong with this host".into())
             }

@@ -177,23 +177,23 @@ fn firecracker(path: Option<PathBuf>, runtime_dir: PathBuf) -> Late {
 pub(crate) fn linux(wanted: &Wanted, dirs: &Dirs) -> Result<Arc<dyn LinuxBackend>, BootError> {
     let guard = vm_program::find()?;
     let kvm = auto::kvm(dirs);
-    let hardware = || match &kvm {
+    let on_hardware = |backend| match &kvm {
         Kvm::Hardware => Ok(()),
         Kvm::Interpreted => {
-            Err("its KVM interprets guests, which is not enough for Linux".to_owned())
+            let what = "Linux: this host's KVM interprets guests, which is not enough for it";
+            Err(BootError::Unsupported { backend, what: what.into() })
         }
-        Kvm::Unusable(why) => Err(why.to_string()),
+        Kvm::Unusable(why) => Err(BootError::NoBackend { why: why.to_string(), fix: ANY_BACKEND }),
     };
-    let hardware = || hardware().map_err(|why| BootError::NoBackend { why, fix: ANY_BACKEND });
     let backend: Arc<dyn LinuxBackend> = match wanted.choice {
         BackendChoice::Firecracker => {
-            hardware()?;
+            on_hardware("firecracker")?;
             let program = firecracker_program(wanted.firecracker.as_deref());
             let program = program.ok_or_else(no_firecracker)?;
             Arc::new(FirecrackerLinux::new(program, guard, dirs.run.clone()))
         }
         BackendChoice::Kvm => {
-            hardware()?;
+            on_hardware("kvm")?;
             Arc::new(KvmLinux::new(guard))
         }
         BackendChoice::Auto if matches!(kvm, Kvm::Hardware) => Arc::new(KvmLinux::new(guard)),

@@ -20,6 +20,7 @@ ok    vsock        osvm brings its own device[..]
                    fix: put a release of Firecracker on `PATH`, or name it by `OSVM_FIRECRACKER`
 ok    config       [HOME]/.config/osvm/isolation_config.json, to be written by the first call
 ok    backend      kvm: asked for
+...
 ok    image        `unikraft_tool_executor` sha256:[..]
 ok    cids         100 of 100 free (200 to 299)
 ok    leftovers    none

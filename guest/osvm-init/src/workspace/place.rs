@@ -194,11 +194,7 @@ impl Files {
 
     /// What is said of something that is there, and the file whose bytes follow; of what has gone
     /// meanwhile, that.
-    pub(super) fn there(
-        &self,
-        path: &[u8],
-        mark: Mark,
-    ) -> Told {
+    pub(super) fn there(&self, path: &[u8], mark: Mark) -> Told {
         let gone = || wire::frame(Said::Gone { path });
         match mark.kind {
             Kind::Folder => (wire::frame(Said::Folder { mode: mark.mode, path }), None),
