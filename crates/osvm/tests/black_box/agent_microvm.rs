@@ -56,9 +56,9 @@ fn program_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.exists())
 }
 
-/// QEMU is looked for on it.
+/// QEMU is looked for on it, and runs Linux guests on every host.
 fn with_path(command: &mut Command) -> &mut Command {
-    command.env("PATH", std::env::var_os("PATH").unwrap())
+    command.env("PATH", std::env::var_os("PATH").unwrap()).env("OSVM_BACKEND", "qemu")
 }
 
 /// MicroVMs and unikernels that run, as `osvm status` counts them, each time somebody looked.
