@@ -210,23 +210,17 @@ pub(super) fn build(project: &Project, only: &[&str]) -> Result<Programs> {
         }
     }
     printer::step("building the tests for the test host");
-    let mut tests = process::cargo(&project.root);
-    // Those of libraries and programs too, where a package has some.
-    tests.args(["test", "--no-run", "--tests"]);
-    let mut programs = process::cargo(&project.root);
-    programs.args(["build", "--bins"]);
+    let mut cargo = process::cargo(&project.root);
+    // Programs beside tests: alone they would be built anew, without what only tests need.
+    cargo.args(["build", "--tests", "--bins", "--locked"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
     if only.is_empty() {
-        tests.arg("--workspace");
-        programs.arg("--workspace");
+        cargo.arg("--workspace");
     } else {
-        tests.args(suites.iter().flat_map(|suite| ["--package", suite.package]));
-        programs.args(DRIVEN_PACKAGES.iter().flat_map(|package| ["--package", package]));
+        let packages = suites.iter().map(|suite| &suite.package).chain(DRIVEN_PACKAGES);
+        cargo.args(packages.flat_map(|package| ["--package", package]));
     }
-    let mut messages = String::new();
-    for mut cargo in [tests, programs] {
-        cargo.args(["--locked", "--message-format", "json-render-diagnostics"]);
-        messages += &process::text(&mut cargo)?;
-    }
+    let messages = process::text(&mut cargo)?;
     let mut programs = Programs { skipped, ..collect(&messages, &suites, only.is_empty())? };
     programs.files.push(project.images());
     if let Some(linux) = programs.list.iter().find(|one| one.package == LINUX_PACKAGE) {
