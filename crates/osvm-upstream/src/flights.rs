@@ -204,26 +204,23 @@ impl Flights {
             return Some(edit::answer(&id, Ok(&empty)));
         }
         let refuse = |error: Box<RawValue>| Some(edit::answer(&id, Err(&error)));
-        // A progress token in it is the server's own, and names nothing of ours.
-        let flying = match on {
-            // One that was cancelled meanwhile is asked nothing, and nobody in its place.
-            Some(id) => self.get(id).filter(|flying| !flying.passenger.own),
-            None => self.only_one(),
-        };
         let ask = || Ask {
             id: id.clone(),
             method: method.clone(),
             params: params.clone(),
             withdrawn: Stop::default(),
         };
+        // A progress token in it is the server's own, and names nothing of ours.
+        let flying = match on {
+            // One that was cancelled meanwhile is asked nothing, and nobody in its place.
+            Some(id) => self.get(id).filter(|flying| !flying.passenger.own),
+            None => match self.only_one(ask) {
+                Found::One(flying) => Some(flying),
+                Found::Parked => return None,
+                Found::Nobody => None,
+            },
+        };
         let Some(flying) = flying else {
-            let mut state = self.lock();
-            let clients = state.flying.values().filter(|flying| !flying.passenger.own).count();
-            if clients == 0 && on.is_none() && state.parked.len() < MAX_PARKED {
-                state.parked.push_back(ask());
-                return None;
-            }
-            drop(state);
             return refuse(unanswerable(&method, "it belongs to none of the requests in flight"));
         };
         if !flying.passenger.asks.allow(&method) {
@@ -296,12 +293,19 @@ impl Flights {
         self.lock().flying.get(&id).cloned()
     }
 
-    /// The request that is the only one of a client.
-    fn only_one(&self) -> Option<Arc<Flying>> {
-        let state = self.lock();
+    /// The request that is the only one of a client; before the first one the question waits for it.
+    /// Both in one lock: that request may be registered at this moment.
+    fn only_one(&self, ask: impl FnOnce() -> Ask) -> Found {
+        let mut state = self.lock();
         let mut clients = state.flying.values().filter(|flying| !flying.passenger.own);
-        let first = clients.next()?;
-        clients.next().is_none().then(|| Arc::clone(first))
+        match (clients.next(), clients.next()) {
+            (Some(flying), None) => Found::One(Arc::clone(flying)),
+            (None, _) if state.parked.len() < MAX_PARKED => {
+                state.parked.push_back(ask());
+                Found::Parked
+            }
+            _ => Found::Nobody,
+        }
     }
 
     /// The newest request, when all are of one client.
@@ -317,6 +321,14 @@ impl Flights {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who answers a question that names no request.
+enum Found {
+    One(Arc<Flying>),
+    /// The next request's client.
+    Parked,
+    Nobody,
 }
 
 /// What parameters say about the request that they belong to.
